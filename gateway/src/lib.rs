@@ -7,5 +7,6 @@ pub mod identity;
 pub mod limits;
 pub mod plugins;
 pub mod proxy;
+pub mod router;
 pub mod telemetry;
 pub mod upstreams;
