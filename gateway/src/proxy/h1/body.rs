@@ -44,26 +44,14 @@ where
     H: Home<S> + Unpin,
 {
     /// A body whose first bytes may be buffered. Fails if they are malformed already.
-    pub(super) fn new(
-        live: Live<S, B, H>,
-        delimiter: Delimiter,
-        reusable: bool,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(live: Live<S, B, H>, delimiter: Delimiter, reusable: bool) -> Result<Self, Failure> {
         let wire = match delimiter {
             Delimiter::Nothing => Wire::Length(0),
             Delimiter::Length(n) => Wire::Length(n),
-            Delimiter::Chunked => {
-                Wire::Chunked(Decoder::new(live.connection.limits.trailer_bytes_max))
-            }
+            Delimiter::Chunked => Wire::Chunked(Decoder::new(live.connection.limits.trailer_bytes_max)),
             Delimiter::Close => Wire::Close,
         };
-        let mut body = Self {
-            live: Some(live),
-            wire,
-            reusable,
-            early: Bytes::new(),
-            trailers: None,
-        };
+        let mut body = Self { live: Some(live), wire, reusable, early: Bytes::new(), trailers: None };
         if matches!(body.wire, Wire::Length(0)) {
             body.release();
             return Ok(body);
@@ -173,21 +161,14 @@ where
     type Data = Bytes;
     type Error = Failure;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = self.get_mut();
         if !this.early.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.early)))));
         }
         match ready!(this.poll_data(cx)) {
             Ok(Some(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Ok(None) => Poll::Ready(
-                this.trailers
-                    .take()
-                    .map(|trailers| Ok(Frame::trailers(trailers))),
-            ),
+            Ok(None) => Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
             Err(reason) => Poll::Ready(Some(Err(this.fail(reason)))),
         }
     }

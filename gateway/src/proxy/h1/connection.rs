@@ -26,10 +26,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            head_bytes_max: 64 * 1024,
-            trailer_bytes_max: 16 * 1024,
-        }
+        Self { head_bytes_max: 64 * 1024, trailer_bytes_max: 16 * 1024 }
     }
 }
 
@@ -60,13 +57,7 @@ pub struct Connection<S> {
 impl<S> Connection<S> {
     /// A fresh connection over a connected transport.
     pub fn new(io: S, limits: Limits) -> Self {
-        Self {
-            io,
-            read: ReadBuffer::default(),
-            limits,
-            sent: 0,
-            served: 0,
-        }
+        Self { io, read: ReadBuffer::default(), limits, sent: 0, served: 0 }
     }
 
     /// Responses that this connection has delivered.
@@ -87,10 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn is_stale(&mut self) -> bool {
         let mut byte = [0u8; 1];
         let mut cx = Context::from_waker(Waker::noop());
-        !self.read.is_empty()
-            || Pin::new(&mut self.io)
-                .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
-                .is_ready()
+        !self.read.is_empty() || Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
     }
 
     /// Sends `head` and `body` and resolves to the response's head. The head is encoded at once, so it is not borrowed
@@ -112,17 +100,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(sender) => (Sending::Active(sender), None),
             Err(reason) => (Sending::Stopped, Some(reason)),
         };
-        let live = Live {
-            connection: self,
-            sending,
-            home,
-        };
-        Exchange::new(
-            live,
-            refused,
-            *head.method == Method::HEAD,
-            head.upgrade.is_some(),
-        )
+        let live = Live { connection: self, sending, home };
+        Exchange::new(live, refused, *head.method == Method::HEAD, head.upgrade.is_some())
     }
 }
 
@@ -145,12 +124,7 @@ pub(super) struct Live<S, B, H> {
 
 impl<S, B, H> Live<S, B, H> {
     pub fn failure(&self, reason: Reason, answered: bool) -> Failure {
-        Failure::new(
-            reason,
-            self.connection.sent,
-            self.connection.served > 0,
-            answered,
-        )
+        Failure::new(reason, self.connection.sent, self.connection.served > 0, answered)
     }
 
     pub fn is_sent(&self) -> bool {

@@ -52,25 +52,10 @@ struct Awaited {
 }
 
 impl<S, B, H> Exchange<S, B, H> {
-    pub(super) fn new(
-        live: Live<S, B, H>,
-        refused: Option<Reason>,
-        to_head: bool,
-        upgrade: bool,
-    ) -> Self {
-        let awaited = Awaited {
-            refused,
-            write_failure: None,
-            to_head,
-            upgrade,
-            scanned: 0,
-            interim: 0,
-            interim_bytes: 0,
-        };
-        Self {
-            live: Some(live),
-            awaited,
-        }
+    pub(super) fn new(live: Live<S, B, H>, refused: Option<Reason>, to_head: bool, upgrade: bool) -> Self {
+        let awaited =
+            Awaited { refused, write_failure: None, to_head, upgrade, scanned: 0, interim: 0, interim_bytes: 0 };
+        Self { live: Some(live), awaited }
     }
 }
 
@@ -90,10 +75,7 @@ where
         let live = this.live.take().expect(LIVE);
         Poll::Ready(match head {
             Ok(head) => this.awaited.conclude(head, live),
-            Err(reason) => Err(live.failure(
-                reason,
-                this.awaited.interim > 0 || !live.connection.read.is_empty(),
-            )),
+            Err(reason) => Err(live.failure(reason, this.awaited.interim > 0 || !live.connection.read.is_empty())),
         })
     }
 }
@@ -146,9 +128,7 @@ impl Awaited {
     {
         loop {
             if let Some(head) = self.take_head(live)? {
-                if !head.parts.status.is_informational()
-                    || head.parts.status == StatusCode::SWITCHING_PROTOCOLS
-                {
+                if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
                 self.interim += 1;
@@ -169,17 +149,13 @@ impl Awaited {
     }
 
     /// The next head, if the buffer holds all of it.
-    fn take_head<S, B, H>(
-        &mut self,
-        live: &mut Live<S, B, H>,
-    ) -> Result<Option<ResponseHead>, Reason> {
+    fn take_head<S, B, H>(&mut self, live: &mut Live<S, B, H>) -> Result<Option<ResponseHead>, Reason> {
         let limit = live.connection.limits.head_bytes_max;
         let read = &mut live.connection.read;
         if !parse::may_begin(read.bytes()) {
             return Err(Reason::HeadSyntax);
         }
-        let end =
-            parse::find_end(read.bytes(), &mut self.scanned).map_err(|()| Reason::HeadSyntax)?;
+        let end = parse::find_end(read.bytes(), &mut self.scanned).map_err(|()| Reason::HeadSyntax)?;
         if self.interim_bytes + end.unwrap_or(read.len()) > limit {
             return Err(Reason::HeadTooLarge);
         }
@@ -189,22 +165,14 @@ impl Awaited {
         parse::parse_head(&read.split(end as u64), self.to_head).map(Some)
     }
 
-    fn conclude<S, B, H>(
-        &self,
-        head: ResponseHead,
-        mut live: Live<S, B, H>,
-    ) -> Result<Reply<S, B, H>, Failure>
+    fn conclude<S, B, H>(&self, head: ResponseHead, mut live: Live<S, B, H>) -> Result<Reply<S, B, H>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
         H: Home<S> + Unpin,
     {
-        let ResponseHead {
-            parts,
-            delimiter,
-            reusable,
-        } = head;
+        let ResponseHead { parts, delimiter, reusable } = head;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.upgrade || !live.is_sent() {
                 return Err(live.failure(Reason::UnaskedUpgrade, true));

@@ -18,7 +18,6 @@ mod parse;
 mod send;
 mod upgraded;
 
-
 pub use body::ResponseBody;
 pub use connection::{Connection, Home, Limits};
 pub use encode::RequestHead;

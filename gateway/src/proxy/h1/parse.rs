@@ -63,11 +63,8 @@ pub(super) fn parse_head(head: &Bytes, to_head: bool) -> Result<ResponseHead, Re
     }
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        head,
-        &mut storage,
-    );
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, &mut storage);
     check_complete(parsed, head.len(), Reason::HeadSyntax)?;
     let (Some(minor), Some(code)) = (response.version, response.code) else {
         return Err(Reason::HeadSyntax);
@@ -126,11 +123,7 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
     )
 }
 
-fn check_complete(
-    parsed: httparse::Result<usize>,
-    len: usize,
-    syntax: Reason,
-) -> Result<(), Reason> {
+fn check_complete(parsed: httparse::Result<usize>, len: usize, syntax: Reason) -> Result<(), Reason> {
     match parsed {
         Ok(httparse::Status::Complete(used)) if used == len => Ok(()),
         other => Err(refusal(other.err(), syntax)),
@@ -138,11 +131,7 @@ fn check_complete(
 }
 
 fn refusal(error: Option<httparse::Error>, syntax: Reason) -> Reason {
-    if error == Some(httparse::Error::TooManyHeaders) {
-        Reason::TooManyFields
-    } else {
-        syntax
-    }
+    if error == Some(httparse::Error::TooManyHeaders) { Reason::TooManyFields } else { syntax }
 }
 
 /// A field whose value shares the memory of `block`.
@@ -185,12 +174,7 @@ impl Fields {
         Ok(())
     }
 
-    fn conclude(
-        mut self,
-        status: StatusCode,
-        minor: u8,
-        to_head: bool,
-    ) -> Result<ResponseHead, Reason> {
+    fn conclude(mut self, status: StatusCode, minor: u8, to_head: bool) -> Result<ResponseHead, Reason> {
         if self.chunked && (self.length.is_some() || minor == 0) {
             return Err(Reason::Framing);
         }
@@ -211,17 +195,9 @@ impl Fields {
         let reusable = minor == 1 && !self.close && !announced && delimiter != Delimiter::Close;
         let mut parts = http::Response::new(()).into_parts().0;
         parts.status = status;
-        parts.version = if minor == 0 {
-            Version::HTTP_10
-        } else {
-            Version::HTTP_11
-        };
+        parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         parts.headers = self.map;
-        Ok(ResponseHead {
-            parts,
-            delimiter,
-            reusable,
-        })
+        Ok(ResponseHead { parts, delimiter, reusable })
     }
 }
 
@@ -239,7 +215,5 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 fn has_close(value: &[u8]) -> bool {
-    value
-        .split(|b| *b == b',')
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+    value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
