@@ -110,6 +110,14 @@ where
         Ok((!data.is_empty()).then_some(data))
     }
 
+    /// Capacity of the read buffer held now, bytes.
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&mut self) -> usize {
+        self.live
+            .as_mut()
+            .map_or(0, |live| live.connection.read.bytes().capacity())
+    }
+
     fn release(&mut self) {
         if let Some(live) = self.live.take() {
             live.release(self.reusable);

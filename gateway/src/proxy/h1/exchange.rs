@@ -92,7 +92,7 @@ where
             Ok(head) => this.awaited.conclude(head, live),
             Err(reason) => Err(live.failure(
                 reason,
-                this.awaited.interim > 0 || !live.connection.read.is_empty(),
+                this.awaited.interim_bytes > 0 || !live.connection.read.is_empty(),
             )),
         })
     }
