@@ -13,6 +13,7 @@ use super::chunked::{Decoder, Progress};
 use super::connection::{Home, Live};
 use super::failure::{BoxError, Failure, Reason};
 use super::parse::Delimiter;
+use super::send::Sender;
 
 /// What is left of a body on the wire.
 #[derive(Debug)]
@@ -28,12 +29,14 @@ enum Wire {
 #[derive(Debug)]
 pub struct ResponseBody<S, B, H> {
     /// `None` when the connection was let go.
-    live: Option<Live<S, B, H>>,
+    live: Option<Live<S, H>>,
+    /// What is left of the request, if the response was early. Boxed: it is rare.
+    sender: Option<Box<Sender<B>>>,
     wire: Wire,
     reusable: bool,
     /// Data read together with the head.
     early: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl<S, B, H> ResponseBody<S, B, H>
@@ -45,7 +48,8 @@ where
 {
     /// A body whose first bytes may be buffered. Fails if they are malformed already.
     pub(super) fn new(
-        live: Live<S, B, H>,
+        live: Live<S, H>,
+        sender: Option<Box<Sender<B>>>,
         delimiter: Delimiter,
         reusable: bool,
     ) -> Result<Self, Failure> {
@@ -59,6 +63,7 @@ where
         };
         let mut body = Self {
             live: Some(live),
+            sender,
             wire,
             reusable,
             early: Bytes::new(),
@@ -101,7 +106,7 @@ where
                     progress = decoder.advance(bytes).unwrap_or(Progress::More);
                 }
                 if let Progress::Ended(trailers) = progress {
-                    self.trailers = (!trailers.is_empty()).then_some(trailers);
+                    self.trailers = trailers;
                     self.release();
                 }
                 data
@@ -119,12 +124,14 @@ where
     }
 
     fn release(&mut self) {
+        self.sender = None;
         if let Some(live) = self.live.take() {
             live.release(self.reusable);
         }
     }
 
     fn fail(&mut self, reason: Reason) -> Failure {
+        self.sender = None;
         match self.live.take() {
             Some(live) => live.failure(reason, true),
             None => Failure::new(reason, 0, true, true),
@@ -137,11 +144,14 @@ where
             return Poll::Ready(Ok(false));
         };
         loop {
-            let progress = match live.poll_send(cx) {
+            let progress = match live.poll_send(self.sender.as_deref_mut(), cx) {
                 Poll::Pending => false,
-                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Ok(false)) => true,
                 // A peer that answers need not read on.
-                Poll::Ready(Err(Reason::Write(_))) => false,
+                Poll::Ready(Ok(true) | Err(Reason::Write(_))) => {
+                    self.sender = None;
+                    false
+                }
                 Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
             };
             match live.poll_fill(cx) {
@@ -194,7 +204,7 @@ where
             Ok(None) => Poll::Ready(
                 this.trailers
                     .take()
-                    .map(|trailers| Ok(Frame::trailers(trailers))),
+                    .map(|trailers| Ok(Frame::trailers(*trailers))),
             ),
             Err(reason) => Poll::Ready(Some(Err(this.fail(reason)))),
         }

@@ -32,7 +32,7 @@ fn decode(wire: &[u8], cuts: &[usize]) -> Option<(Vec<u8>, HeaderMap, Bytes)> {
                 Progress::Data => data.extend_from_slice(&decoder.take(&mut buffer)),
                 Progress::Ended(trailers) => {
                     buffer.put_slice(&wire[at..]);
-                    return Some((data, trailers, buffer.freeze()));
+                    return Some((data, *trailers.unwrap_or_default(), buffer.freeze()));
                 }
             }
         }
