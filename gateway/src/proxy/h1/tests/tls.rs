@@ -43,7 +43,7 @@ async fn pair() -> (Connection<Client>, server::TlsStream<DuplexStream>) {
     )
 }
 
-/// One exchange with a 100 kB body; the peer answers `response` when it has all of it and then runs `after`.
+/// One exchange with a 100 kB body; the peer answers `response` when it has all of it.
 async fn post(
     connection: Connection<Client>,
     peer: &mut server::TlsStream<DuplexStream>,
