@@ -27,8 +27,8 @@ pub(super) enum Progress {
     More,
     /// Data of a chunk comes next; the buffer may be empty.
     Data,
-    /// The body has ended, with trailers if the map is not empty. Given once.
-    Ended(HeaderMap),
+    /// The body has ended, perhaps with trailers. Given once.
+    Ended(Option<Box<HeaderMap>>),
 }
 
 #[derive(Debug)]
@@ -82,12 +82,12 @@ impl Decoder {
                     };
                     if end == CHUNK_END.len() {
                         bytes.advance(end);
-                        return Ok(Progress::Ended(HeaderMap::new()));
+                        return Ok(Progress::Ended(None));
                     }
                     // Copied: trailers are rare, and the bytes must stay when they are refused.
                     let map = parse::parse_trailers(&Bytes::copy_from_slice(&bytes[..end]))?;
                     bytes.advance(end);
-                    return Ok(Progress::Ended(map));
+                    return Ok(Progress::Ended((!map.is_empty()).then(|| Box::new(map))));
                 }
             }
         }
