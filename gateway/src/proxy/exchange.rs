@@ -149,6 +149,8 @@ pub struct Exchange {
     pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
     /// The id that correlation-id chose, for the log.
     pub correlation_id: Option<String>,
+    /// Whether a half-open circuit let this request through as one of its probes.
+    pub circuit_probe: bool,
 }
 
 impl Exchange {
@@ -208,6 +210,7 @@ impl Exchange {
             upstream_host: None,
             response_headers: Vec::new(),
             correlation_id: None,
+            circuit_probe: false,
             request,
         }
     }
