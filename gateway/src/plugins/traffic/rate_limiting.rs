@@ -1,6 +1,8 @@
 //! Kong's `rate-limiting` with policy `local`: fixed windows of the UTC calendar, exact across workers. It counts and
 //! says so in headers; it must not know what becomes of those who do not listen.
 
+mod config;
+
 use std::borrow::Cow;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 
-use crate::document::{Fields, Report};
+use crate::document::Fields;
 use crate::identity::Identities;
 use crate::limits::window::{Period, Usage};
 use crate::plugins::{Flow, Kind, Plugin, Setup, Shared};
@@ -153,9 +155,9 @@ fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
 }
 
 fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
-    let limits = limits(fields);
-    let by = limit_by(fields);
-    policy(fields);
+    let limits = config::limits(fields);
+    let by = config::limit_by(fields);
+    config::report_policy(fields);
     // The local store cannot fail, and there is nothing to synchronise.
     fields.boolean("fault_tolerant");
     fields.number("sync_rate", -1.0..=f64::MAX);
@@ -174,148 +176,6 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         error_code: StatusCode::from_u16(error_code as u16).unwrap_or(StatusCode::TOO_MANY_REQUESTS),
         error_message,
     }))
-}
-
-fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
-    let mut limits: Vec<Limit> = Vec::new();
-    let mut shorter: Option<(&str, i64)> = None;
-    let mut sound = true;
-    for (name, period) in Period::ALL {
-        if fields.node(name).is_none() {
-            continue;
-        }
-        let Some(requests) = fields.integer(name, 1..=i64::MAX) else {
-            sound = false;
-            continue;
-        };
-        if let Some((other, more)) = shorter.filter(|(_, more)| *more > requests) {
-            let message = format!("the limit of `{name}` ({requests}) is lower than that of `{other}` ({more})");
-            fields.report.error(fields.place_of(name), message);
-            sound = false;
-        }
-        shorter = Some((name, requests));
-        limits.push(limit(name, period, requests as u64));
-    }
-    if limits.is_empty() && sound {
-        let periods = Period::ALL.map(|(name, _)| name).join(", ");
-        fields.report.mismatch(fields.place(), "rate-limiting has no limit", format!("at least one of {periods}"));
-        sound = false;
-    }
-    sound.then_some(limits)
-}
-
-fn limit(name: &str, period: Period, requests: u64) -> Limit {
-    let header = |what: &str| {
-        HeaderName::try_from(format!("x-ratelimit-{what}-{name}")).expect("the names of periods are lower-case letters")
-    };
-    Limit {
-        period,
-        requests,
-        requests_value: HeaderValue::from(requests),
-        limit_name: header("limit"),
-        remaining_name: header("remaining"),
-    }
-}
-
-fn limit_by(fields: &Fields<'_>) -> Option<LimitBy> {
-    let header = fields.string("header_name").and_then(|name| header_name(fields.report, fields, name));
-    let path = fields.string("path").filter(|path| {
-        let sound = path.starts_with('/');
-        if !sound {
-            fields.report.mismatch(fields.place_of("path"), "`path` does not begin with `/`", "a path");
-        }
-        sound
-    });
-    let choices = [
-        ("consumer", LimitWord::Consumer),
-        ("credential", LimitWord::Credential),
-        ("ip", LimitWord::Ip),
-        ("service", LimitWord::Service),
-        ("header", LimitWord::Header),
-        ("path", LimitWord::Path),
-    ];
-    let given = fields.node("limit_by").is_some();
-    Some(match fields.choice("limit_by", &choices) {
-        None if given => return None,
-        None | Some(LimitWord::Consumer) => LimitBy::Consumer,
-        Some(LimitWord::Credential) => LimitBy::Credential,
-        Some(LimitWord::Ip) => LimitBy::Ip,
-        Some(LimitWord::Service) => LimitBy::Service,
-        Some(LimitWord::Header) => {
-            fields.require("header_name");
-            LimitBy::Header(header?)
-        }
-        Some(LimitWord::Path) => {
-            fields.require("path");
-            LimitBy::Path(path?)
-        }
-    })
-}
-
-#[derive(Clone, Copy)]
-enum LimitWord {
-    Consumer,
-    Credential,
-    Ip,
-    Service,
-    Header,
-    Path,
-}
-
-fn header_name(report: &Report, fields: &Fields<'_>, name: String) -> Option<HeaderName> {
-    let parsed = HeaderName::try_from(&name).ok();
-    if parsed.is_none() {
-        report.mismatch(fields.place_of("header_name"), format!("`{name}` is no header name"), "a header name");
-    }
-    parsed
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Policy {
-    Local,
-    Cluster,
-    Redis,
-}
-
-/// Kong's spellings of the Redis connection before 3.7, and what took their place.
-const FLAT: [(&str, &str); 9] = [
-    ("redis_host", "host"),
-    ("redis_port", "port"),
-    ("redis_timeout", "timeout"),
-    ("redis_username", "username"),
-    ("redis_password", "password"),
-    ("redis_database", "database"),
-    ("redis_ssl", "ssl"),
-    ("redis_ssl_verify", "ssl_verify"),
-    ("redis_server_name", "server_name"),
-];
-
-fn policy(fields: &Fields<'_>) {
-    let choices = [("local", Policy::Local), ("cluster", Policy::Cluster), ("redis", Policy::Redis)];
-    match fields.choice("policy", &choices) {
-        Some(Policy::Cluster) => fields.report.mismatch(
-            fields.place_of("policy"),
-            "rate-limiting policy `cluster` needs a database, and there is none",
-            "`local`",
-        ),
-        Some(Policy::Redis) => fields.report.unsupported(
-            fields.place_of("policy"),
-            "rate-limiting policy `redis`",
-            Some("use `policy: local`; with `--allow-unsupported` this process counts for itself"),
-        ),
-        Some(Policy::Local) | None => {}
-    }
-    for (flat, nested) in FLAT {
-        fields.skip(flat);
-        if fields.given(flat) {
-            fields.report.warn(fields.place_of(flat), format!("`{flat}` is deprecated: it is `redis.{nested}` now"));
-        }
-    }
-    if let Some(redis) = fields.fields("redis") {
-        for (_, nested) in FLAT {
-            redis.skip(nested);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -370,6 +230,21 @@ mod tests {
             assert_eq!(told(&ex, "x-ratelimit-remaining-hour").as_deref(), Some("6"));
             assert_eq!(told(&ex, "ratelimit-limit").as_deref(), Some("3"));
         }
+    }
+
+    #[test]
+    fn threads_share_one_limit_exactly_and_refusals_leave_the_longer_period_alone() {
+        let shared = shared();
+        let plugin = build(&KIND, "{minute: 100, hour: 300, limit_by: ip}", false, &shared).0.expect("compiles");
+        let passed = || (0..200).filter(|_| matches!(plugin.on_request(&mut request()), Flow::Continue)).count();
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(passed)).collect();
+            threads.into_iter().map(|t| t.join().expect("no panic")).sum()
+        });
+        assert_eq!(admitted, 100);
+        let mut ex = request();
+        reply(&plugin, &mut ex);
+        assert_eq!(told(&ex, "x-ratelimit-remaining-hour").as_deref(), Some("200"));
     }
 
     #[test]

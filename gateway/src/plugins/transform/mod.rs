@@ -45,6 +45,16 @@ pub struct Sections<'a> {
     pub replace: Option<Fields<'a>>,
     add: Option<Fields<'a>>,
     append: Option<Fields<'a>>,
+    dollar: Dollar,
+}
+
+/// What `$(…)` in a value is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Dollar {
+    /// A template in Kong, which is not evaluated here.
+    Template,
+    /// Text, in Kong too.
+    Text,
 }
 
 /// One entry of a list, `name:value`.
@@ -59,8 +69,9 @@ pub struct Entry {
 
 impl<'a> Sections<'a> {
     /// Opens the maps that are given.
-    pub fn of(fields: &Fields<'a>) -> Self {
+    pub fn of(fields: &Fields<'a>, dollar: Dollar) -> Self {
         Sections {
+            dollar,
             remove: fields.fields("remove"),
             rename: fields.fields("rename"),
             replace: fields.fields("replace"),
@@ -78,11 +89,11 @@ impl<'a> Sections<'a> {
     ) -> Edits<String, V> {
         let valued = |section: &Option<Fields<'a>>| -> Vec<(String, V)> {
             let Some(section) = section else { return Vec::new() };
-            let entries = entries(section, key).into_iter().enumerate();
+            let entries = self.entries(section, key).into_iter().enumerate();
             entries.filter_map(|(i, entry)| value(section, i, &entry).map(|v| (entry.name, v))).collect()
         };
         let names = self.remove.as_ref().and_then(|section| section.strings(key)).unwrap_or_default();
-        let renames = self.rename.as_ref().map(|section| entries(section, key)).unwrap_or_default();
+        let renames = self.rename.as_ref().map(|section| self.entries(section, key)).unwrap_or_default();
         Edits {
             remove: names.into_iter().map(|(_, name)| name).collect(),
             rename: renames.into_iter().map(|e| (e.name, e.value)).collect(),
@@ -104,7 +115,7 @@ impl<'a> Sections<'a> {
             names.into_iter().filter_map(|(place, name)| header_name(section, place, &name, false)).collect()
         });
         let renames = self.rename.as_ref().map(|section| {
-            let entries = entries(section, "headers").into_iter();
+            let entries = self.entries(section, "headers").into_iter();
             entries
                 .filter_map(|e| {
                     let old = header_name(section, e.place, &e.name, false);
@@ -114,7 +125,7 @@ impl<'a> Sections<'a> {
         });
         let valued = |section: &Option<Fields<'a>>, host: bool| -> Vec<(HeaderName, HeaderValue)> {
             let Some(section) = section else { return Vec::new() };
-            let entries = entries(section, "headers").into_iter();
+            let entries = self.entries(section, "headers").into_iter();
             entries
                 .filter_map(|e| {
                     header_name(section, e.place, &e.name, host).zip(header_value(section, e.place, &e.value))
@@ -129,26 +140,36 @@ impl<'a> Sections<'a> {
             append: valued(&self.append, false),
         }
     }
-}
 
-/// Kong's grammar of an entry, `^([^:]+):*(.-)$` with a value.
-fn entries(section: &Fields<'_>, key: &'static str) -> Vec<Entry> {
-    let strings = section.strings(key).unwrap_or_default();
-    strings.into_iter().filter_map(|(place, text)| entry(section, place, &text)).collect()
-}
+    fn entries(&self, section: &Fields<'a>, key: &'static str) -> Vec<Entry> {
+        let strings = section.strings(key).unwrap_or_default();
+        strings.into_iter().filter_map(|(place, text)| self.entry(section, place, &text)).collect()
+    }
 
-fn entry(section: &Fields<'_>, place: Place, text: &str) -> Option<Entry> {
-    let (name, value) = text.split_once(':').map_or((text, ""), |(name, value)| (name, value.trim_start_matches(':')));
-    if name.is_empty() || value.is_empty() {
-        section.report.mismatch(place, format!("the entry of `{name}` has no value"), "`name:value`");
-        return None;
+    /// Kong's grammar, `^([^:]+):*(.-)$` with a value.
+    fn entry(&self, section: &Fields<'a>, place: Place, text: &str) -> Option<Entry> {
+        let (name, value) =
+            text.split_once(':').map_or((text, ""), |(name, value)| (name, value.trim_start_matches(':')));
+        if name.is_empty() || value.is_empty() {
+            section.report.mismatch(place, format!("the entry of `{name}` has no value"), "`name:value`");
+            return None;
+        }
+        if value.contains("$(") {
+            match self.dollar {
+                Dollar::Template => {
+                    let help = "templates are not evaluated; with `--allow-unsupported` this entry is left out";
+                    section.report.unsupported(place, format!("template in the entry of `{name}`"), Some(help));
+                    return None;
+                }
+                Dollar::Text => {
+                    section
+                        .report
+                        .warn(place, format!("the entry of `{name}` is no template: `$(` is sent as it stands"));
+                }
+            }
+        }
+        Some(Entry { place, name: name.to_owned(), value: value.to_owned() })
     }
-    if value.contains("$(") {
-        let help = "templates are not evaluated; with `--allow-unsupported` this entry is left out";
-        section.report.unsupported(place, format!("template in the entry of `{name}`"), Some(help));
-        return None;
-    }
-    Some(Entry { place, name: name.to_owned(), value: value.to_owned() })
 }
 
 fn header_name(section: &Fields<'_>, place: Place, name: &str, host: bool) -> Option<HeaderName> {

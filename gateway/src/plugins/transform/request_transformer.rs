@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{BODY_BYTES_MAX, Edits, Sections, headers, is_media, json, pairs};
+use super::{BODY_BYTES_MAX, Dollar, Edits, Sections, headers, is_media, json, pairs};
 use crate::document::Fields;
 use crate::plugins::{Flow, Kind, Plugin, Setup};
 use crate::proxy::body::RequestBody;
@@ -15,6 +16,12 @@ use crate::proxy::exchange::Exchange;
 
 /// The kind.
 pub const KIND: Kind = Kind { name: "request-transformer", priority: 801, consumer_scope: true, compile };
+
+/// The longest form that moves into a query; a longer one stays in the body alone.
+const FORM_BYTES_MAX: usize = 16 << 10;
+
+/// What a body may hold and a request line must not (RFC 3986 §3.4).
+const NOT_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
 struct RequestTransformer {
     path: Option<String>,
@@ -105,27 +112,20 @@ impl RequestTransformer {
 }
 
 fn join_form(exchange: &mut Exchange) {
-    let Some(form) = exchange.body.whole().and_then(|body| str::from_utf8(body).ok()) else { return };
-    // A body may hold what a request line must not.
-    let form: Vec<&str> = form
-        .trim()
-        .split('&')
-        .filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_graphic() && b != b'#'))
-        .collect();
-    if form.is_empty() {
+    let form = exchange.body.whole().and_then(|body| str::from_utf8(body).ok()).map_or("", str::trim);
+    if form.is_empty() || form.len() > FORM_BYTES_MAX {
         return;
     }
-    let mut query = exchange.query.take().unwrap_or_default();
-    if !query.is_empty() {
-        query.push('&');
-    }
-    query.push_str(&form.join("&"));
-    exchange.query = Some(query);
+    let form = utf8_percent_encode(form, NOT_IN_QUERY).to_string();
+    exchange.query = Some(match exchange.query.take().filter(|query| !query.is_empty()) {
+        Some(query) => format!("{query}&{form}"),
+        None => form,
+    });
 }
 
 fn compile(fields: &Fields<'_>, _setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let method = fields.string("http_method").and_then(|text| method(fields, &text));
-    let sections = Sections::of(fields);
+    let sections = Sections::of(fields, Dollar::Template);
     let path = sections.replace.as_ref().and_then(path);
     let mut headers = sections.headers(true);
     let host = headers.replace.iter().rev().find(|(name, _)| name == HOST).map(|(_, value)| value.clone());
@@ -254,7 +254,9 @@ append: {headers: ['h2:more'], querystring: ['q3:v2'], body: ['p1:v2']}
     #[test]
     fn a_form_moves_into_the_query_of_a_get() {
         let ex = run("{http_method: GET}", "/?hello=world", &[FORM], "name=marco&bad=a b\r\nX: y&c=%0d");
-        assert_eq!(ex.query.as_deref(), Some("hello=world&name=marco&c=%0d"));
+        assert_eq!(ex.query.as_deref(), Some("hello=world&name=marco&bad=a%20b%0D%0AX:%20y&c=%0d"));
+        let long = "a".repeat(FORM_BYTES_MAX + 1);
+        assert_eq!(run("{http_method: GET}", "/?a", &[FORM], &long).query.as_deref(), Some("a"));
         assert_eq!(run("{http_method: GET}", "/", &[FORM], "").query, None);
         assert_eq!(run("{http_method: POST}", "/", &[FORM], "a=1").query, None);
     }

@@ -6,7 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, H
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
-use super::{BODY_BYTES_MAX, Edits, Entry, Sections, headers, is_media, json};
+use super::{BODY_BYTES_MAX, Dollar, Edits, Entry, Sections, headers, is_media, json};
 use crate::document::{self, Fields};
 use crate::plugins::{Kind, Plugin, Setup};
 use crate::proxy::exchange::{Exchange, Response};
@@ -46,7 +46,7 @@ impl ResponseTransformer {
 }
 
 fn compile(fields: &Fields<'_>, _setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
-    let sections = Sections::of(fields);
+    let sections = Sections::of(fields, Dollar::Text);
     let headers = sections.headers(false);
     let json = sections.edits("json", typed);
     sections.require_types_of_json();
@@ -103,7 +103,7 @@ fn typed(section: &Fields<'_>, index: usize, entry: &Entry) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::fixture::{bad, good, response};
+    use crate::plugins::fixture::{bad, compile as build, good, response, shared};
 
     const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
 
@@ -171,6 +171,15 @@ append: {json: ['list:x']}
         assert_eq!(json.response_body_limit(&get, &response(200, &[("content-type", "text/html")], "")), None);
         let headers = good(&KIND, "{add: {headers: ['a:b']}}");
         assert_eq!(headers.response_body_limit(&get, &response(200, &[JSON], "")), None);
+    }
+
+    #[test]
+    fn a_dollar_is_text() {
+        let (plugin, report) = build(&KIND, "{add: {headers: ['a:$(x)']}}", false, &shared());
+        assert!(report.contains("warning: the entry of `a` is no template"), "{report}");
+        let mut answer = response(200, &[], "");
+        plugin.expect("compiles").on_response(&mut Exchange::for_test("GET", "/", &[]), &mut answer);
+        assert_eq!(answer.headers["a"], "$(x)");
     }
 
     #[test]
