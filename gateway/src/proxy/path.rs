@@ -70,6 +70,7 @@ pub async fn serve(
         upstream_host: None,
         response_headers: Vec::new(),
         correlation_id: None,
+        circuit_probe: false,
     };
     let mut flight = Box::new(Flight::new(worker, local, exchange, origin.serving));
     match decide(&mut flight, origin.sni.as_deref()).await {
