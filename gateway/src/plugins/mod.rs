@@ -1,6 +1,8 @@
 //! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
 //! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
 
+pub mod auth;
+
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -120,7 +122,7 @@ pub struct Kind {
 }
 
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
-pub const REGISTRY: &[Kind] = &[];
+pub const REGISTRY: &[Kind] =
 
 /// The kind named `name`.
 #[must_use]
