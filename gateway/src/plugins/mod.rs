@@ -2,6 +2,7 @@
 //! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
 
 pub mod auth;
+pub mod protocol;
 
 use std::sync::Arc;
 
@@ -123,6 +124,7 @@ pub struct Kind {
 
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
 pub const REGISTRY: &[Kind] =
+    &[protocol::cors::KIND, auth::jwt::KIND, auth::key_auth::KIND, auth::ip_restriction::KIND, auth::acl::KIND];
 
 /// The kind named `name`.
 #[must_use]
