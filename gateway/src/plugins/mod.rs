@@ -123,11 +123,26 @@ pub struct Kind {
 }
 
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
-pub const REGISTRY: &[Kind] =
-    &[protocol::cors::KIND, auth::jwt::KIND, auth::key_auth::KIND, auth::ip_restriction::KIND, auth::acl::KIND];
+pub const REGISTRY: &[Kind] = &[
+    protocol::cors::KIND,       // 2000
+    auth::jwt::KIND,            // 1450
+    auth::key_auth::KIND,       // 1250
+    auth::ip_restriction::KIND, // 990
+    auth::acl::KIND,            // 950
+];
 
 /// The kind named `name`.
 #[must_use]
 pub fn kind(name: &str) -> Option<&'static Kind> {
     REGISTRY.iter().find(|k| k.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_in_the_order_in_which_plugins_run() {
+        assert!(REGISTRY.is_sorted_by_key(|kind| (-kind.priority, kind.name)));
+    }
 }
