@@ -1,0 +1,5 @@
+//! The L7 proxy: one request in, one answer out. `path` is the whole way on one screen.
+
+pub mod body;
+pub mod exchange;
+pub mod reply;

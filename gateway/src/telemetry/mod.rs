@@ -1,0 +1,4 @@
+//! What is told to the outside: access log, log files, metrics. Fed by workers without locks; written by threads of its own.
+
+pub mod record;
+pub mod writer;
