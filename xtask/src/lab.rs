@@ -107,3 +107,44 @@ pub fn bound(program: impl AsRef<OsStr>) -> Result<Command> {
     command.args(["--pdeathsig", "KILL"]).arg(program).stdin(Stdio::null());
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn namespaces_reach_each_other_and_nothing_else() {
+        if !shell::is_root() {
+            println!("SKIP namespaces_reach_each_other_and_nothing_else: needs root");
+            return;
+        }
+        let (left, right) = (Namespace::create("left").unwrap(), Namespace::create("right").unwrap());
+        left.join(("one", "10.90.0.1/24"), &right, ("two", "10.90.0.2/24")).unwrap();
+        let listener = left.run(|| TcpListener::bind("10.90.0.1:0").unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let wait = Duration::from_secs(5);
+        let met = right.run(move || TcpStream::connect_timeout(&address, wait).is_ok()).unwrap();
+        assert!(met);
+        assert!(TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err());
+    }
+
+    #[test]
+    fn a_bound_process_ends_with_its_namespace() {
+        if !shell::is_root() {
+            println!("SKIP a_bound_process_ends_with_its_namespace: needs root");
+            return;
+        }
+        let place = Namespace::create("short").unwrap();
+        let mut command = bound("sleep").unwrap();
+        command.arg("60").stdout(Stdio::piped());
+        let mut child = place.spawn(command).unwrap();
+        drop(place);
+        // The pipe ends with the process, long before its minute.
+        child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -10,7 +10,8 @@ use nix::unistd::{SysconfVar, sysconf};
 /// # Errors
 /// The process is gone.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
     let ticks = ticks_of(&text).with_context(|| format!("/proc/{pid}/stat has another shape"))?;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))

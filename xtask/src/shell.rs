@@ -9,11 +9,9 @@ use anyhow::{Context, Result, bail};
 /// The workspace's top folder.
 #[must_use]
 pub fn root() -> PathBuf {
-    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    crate_folder
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    let crate_folder =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    crate_folder.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// Where cargo puts what it builds.
@@ -41,14 +39,8 @@ pub fn program(name: impl AsRef<OsStr>) -> Command {
 /// The command as one would type it.
 #[must_use]
 pub fn typed(command: &Command) -> String {
-    let name = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or_default();
-    std::iter::once(name)
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+    std::iter::once(name).chain(command.get_args()).map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Says the command, runs it, and returns how it ended.
@@ -57,9 +49,7 @@ pub fn typed(command: &Command) -> String {
 /// The program could not be started.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
     eprintln!("$ {}", typed(command));
-    command
-        .status()
-        .with_context(|| format!("cannot start `{}`", typed(command)))
+    command.status().with_context(|| format!("cannot start `{}`", typed(command)))
 }
 
 /// Says and runs a command that has to succeed.

@@ -191,7 +191,8 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     fn output_of_tests_that_passed_is_not_shown_but_a_skip_is() {
         let mut reader = Reader::default();
         let shown: Vec<bool> = WITH_SKIPS.lines().map(|line| reader.line(line)).collect();
-        let lines: Vec<&str> = WITH_SKIPS.lines().zip(&shown).filter(|(_, shown)| **shown).map(|(line, _)| line).collect();
+        let lines: Vec<&str> =
+            WITH_SKIPS.lines().zip(&shown).filter(|(_, shown)| **shown).map(|(line, _)| line).collect();
         assert!(lines.contains(&"SKIP key-auth/9: needs redis"));
         assert!(!lines.contains(&"some noise"));
     }

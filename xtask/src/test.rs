@@ -159,10 +159,8 @@ fn kernel_object() -> Result<Tally> {
 /// Runs a command whose output is counted while it is shown.
 fn counted(step: &str, command: &mut Command) -> Result<Tally> {
     eprintln!("$ {}", shell::typed(command));
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start `{}`", shell::typed(command)))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", shell::typed(command)))?;
     let output = child.stdout.take().context("the child's output is piped")?;
     let mut reader = Reader::default();
     for line in BufReader::new(output).split(b'\n') {

@@ -93,7 +93,8 @@ fn serve(stream: TcpStream, state: &State) -> io::Result<()> {
 }
 
 fn reply(state: &State, method: &str, path: &str, headers: &[(String, String)], body: &[u8]) -> (u16, String) {
-    let asked = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).filter(|code| (200..600).contains(code));
+    let asked =
+        path.strip_prefix("/status/").and_then(|code| code.parse().ok()).filter(|code| (200..600).contains(code));
     let status = match asked {
         Some(code) => code,
         None if path.starts_with("/flaky") && state.failing.load(Ordering::Relaxed) => 500,

@@ -64,7 +64,8 @@ impl Stage {
     /// It did not start; the message holds what it said.
     pub fn start(&self, binary: &Path, configuration: &str) -> Result<Gateway> {
         let file = |name: &str| self.folder.0.join(name);
-        let (kong, ready, log, access) = (file("kong.yml"), file("ready.json"), file("gateway.log"), file("access.log"));
+        let (kong, ready, log, access) =
+            (file("kong.yml"), file("ready.json"), file("gateway.log"), file("access.log"));
         std::fs::write(&kong, configuration)?;
         if ready.exists() {
             std::fs::remove_file(&ready)?;

@@ -7,8 +7,10 @@ use super::source::Source;
 /// Module paths and their layers; the longest path that fits decides.
 const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
+    ("document", 0),
     ("drain", 0),
     ("limits", 0),
+    ("proxy::body", 0),
     ("proxy::h1", 0),
     ("proxy::reply", 0),
     ("identity", 1),
@@ -65,11 +67,8 @@ fn layer(path: &str) -> Option<u32> {
 
 /// The crate's own modules that a file's code names, with lines.
 fn uses(source: &Source, module: &str) -> Vec<(usize, String)> {
-    let code: String = source
-        .lines
-        .iter()
-        .map(|line| if line.test { "\n".to_owned() } else { format!("{}\n", line.code) })
-        .collect();
+    let code: String =
+        source.lines.iter().map(|line| if line.test { "\n".to_owned() } else { format!("{}\n", line.code) }).collect();
     let parts: Vec<&str> = module.split("::").collect();
     let mut found = Vec::new();
     for prefix in ["crate::", "gateway::"] {

@@ -101,7 +101,10 @@ fn list(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<()> {
         let entry = entry?;
         let (path, kind) = (entry.path(), entry.file_type()?);
         let name = entry.file_name();
-        if kind.is_dir() && name != "target" && name != ".git" {
+        if name == "target" || name == ".git" {
+            continue;
+        }
+        if kind.is_dir() {
             list(root, &path, files)?;
         } else if kind.is_file()
             && let Ok(name) = path.strip_prefix(root)

@@ -9,7 +9,7 @@ pub struct Line {
     pub text: String,
     /// Without comments, and with the contents of strings and characters blanked.
     pub code: String,
-    /// Within a `#[cfg(test)]` item.
+    /// Within a `#[cfg(test)]` item, or in a file `tests.rs`.
     pub test: bool,
 }
 
@@ -34,6 +34,9 @@ impl Source {
                 test: false,
             })
             .collect();
+        if name.ends_with("/tests.rs") {
+            lines.iter_mut().for_each(|line| line.test = true);
+        }
         mark_tests(&mut lines);
         Self { name: name.to_owned(), lines }
     }
@@ -164,13 +167,17 @@ mod tests {
     fn comments_and_strings_are_not_code() {
         assert_eq!(codes("a(); // unsafe\n/* b\n/* c */ d */ e();"), ["a();", "", "e();"]);
         assert_eq!(codes(r##"f("// no", 'x', '\'', r#"a"b"#);"##), [r##"f("     ",    ,     , r#"   "#);"##]);
-        assert_eq!(codes("fn f<'a>(x: &'a str) {} // c"), ["fn f<a>(x: &a str) {}".replace("<a", "< a").replace("&a", "& a")]);
+        assert_eq!(
+            codes("fn f<'a>(x: &'a str) {} // c"),
+            ["fn f<a>(x: &a str) {}".replace("<a", "< a").replace("&a", "& a")]
+        );
         assert_eq!(codes("x(\"a\\\"b\"); y"), ["x(\"    \"); y"]);
     }
 
     #[test]
     fn a_test_module_ends_where_its_braces_end() {
-        let source = Source::new("a.rs", "a();\n#[cfg(test)]\nmod tests {\n  fn b() {}\n}\nc();\n#[cfg(test)]\nuse d;\ne();");
+        let source =
+            Source::new("a.rs", "a();\n#[cfg(test)]\nmod tests {\n  fn b() {}\n}\nc();\n#[cfg(test)]\nuse d;\ne();");
         let tests: Vec<usize> = source.lines.iter().filter(|line| line.test).map(|line| line.number).collect();
         assert_eq!(tests, [2, 3, 4, 5, 7, 8]);
         assert_eq!(source.code().count(), 3);
