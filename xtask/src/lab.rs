@@ -139,12 +139,14 @@ mod tests {
             return;
         }
         let place = Namespace::create("short").unwrap();
-        let mut command = bound("sleep").unwrap();
-        command.arg("60").stdout(Stdio::piped());
+        let mut command = bound("sh").unwrap();
+        command.args(["-c", "echo up; exec sleep 60"]).stdout(Stdio::piped());
         let mut child = place.spawn(command).unwrap();
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut [0; 3]).unwrap();
         drop(place);
         // The pipe ends with the process, long before its minute.
-        child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        output.read_to_end(&mut Vec::new()).unwrap();
         assert!(!child.wait().unwrap().success());
     }
 }
