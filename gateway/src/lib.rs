@@ -1,6 +1,7 @@
 //! The gateway as a library: rooms in the order in which a request meets them (docs/ARCHITECTURE.md).
 
 pub mod clock;
+pub mod config;
 pub mod document;
 pub mod edge;
 pub mod identity;
