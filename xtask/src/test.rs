@@ -104,7 +104,7 @@ fn unit(rest: &[String]) -> Result<Tally> {
     let mut command = shell::cargo();
     command.args(["test", "--locked", "--no-fail-fast", "--workspace", "--exclude", "gateway-tests"]);
     command.args(["--", "--show-output"]).args(rest);
-    counted("unit tests", &mut command)
+    counted("unit tests", &mut command, false)
 }
 
 fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
@@ -130,7 +130,7 @@ fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
         command.args(["--skip", "kernel::"]);
     }
     command.args(rest);
-    tally.add(counted("black-box tests", &mut command)?);
+    tally.add(counted("black-box tests", &mut command, false)?);
     Ok(tally)
 }
 
@@ -148,7 +148,7 @@ fn kernel_object() -> Result<Tally> {
             return Ok(tally);
         }
     }
-    let mut check = counted("kernel object", shell::program(&this).args(["build-ebpf", "--check"]))?;
+    let mut check = counted("kernel object", shell::program(&this).args(["build-ebpf", "--check"]), true)?;
     if check.failed == 0 && check.skipped == 0 {
         check.passed += 1;
     }
@@ -156,12 +156,17 @@ fn kernel_object() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Runs a command whose output is counted while it is shown.
-fn counted(step: &str, command: &mut Command) -> Result<Tally> {
+/// Runs a command and counts its output (both of its outputs, when it has no progress to show) while it is shown.
+fn counted(step: &str, command: &mut Command, both: bool) -> Result<Tally> {
     eprintln!("$ {}", shell::typed(command));
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", shell::typed(command)))?;
-    let output = child.stdout.take().context("the child's output is piped")?;
+    let (output, end) = std::io::pipe()?;
+    if both {
+        command.stderr(end.try_clone()?);
+    }
+    let spawned = command.stdout(end).spawn();
+    // The command holds copies of the pipe's end: reading would never finish while it lives.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.with_context(|| format!("cannot start `{}`", shell::typed(command)))?;
     let mut reader = Reader::default();
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
