@@ -2,4 +2,5 @@
 
 pub mod body;
 pub mod exchange;
+pub mod h1;
 pub mod reply;
