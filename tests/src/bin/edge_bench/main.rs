@@ -44,7 +44,8 @@ fn main() -> Result<()> {
     for _ in 0..ROUNDS {
         bare.push(nanoseconds(empty.run(&frames::v4(V4, L4::Ack(PORT)), REPEAT)?));
         for exit in &mut exits {
-            exit.nanoseconds.push(measure(exit)?);
+            let round = measure(exit)?;
+            exit.nanoseconds.push(round);
         }
     }
     let bare = median(bare);
@@ -80,7 +81,9 @@ fn exits() -> Vec<Exit> {
         exit("pass: all ceilings, packet of a connection", "clean", ack.clone(), limited),
         exit("pass: all ceilings, new connection", "clean", syn.clone(), limited),
         exit("drop: verdict, everything", "drop", ack.clone(), |l| l.judge("192.0.2.7", verdict(rung::DROPPED))),
-        exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn, |l| l.judge("192.0.2.7", verdict(rung::GATED))),
+        exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn, |l| {
+            l.judge("192.0.2.7", verdict(rung::GATED))
+        }),
         exit("drop: deny list", "deny", ack.clone(), |l| l.list(name::DENY, "192.0.2.0", 120)),
         exit("drop: above the ceiling of packets", "packets", ack, tight),
     ]
@@ -115,9 +118,8 @@ fn in_turn(empty: &empty::Program) -> Result<()> {
     full.settings.packets = Ceiling::new(1_000_000, 1_000_000);
     full.settings.bytes = Ceiling::new(1_000_000_000, 1_000_000_000);
     full.apply();
-    let sources: Vec<Vec<u8>> = (0..SOURCES)
-        .map(|number| frames::v4([10, 1, (number >> 8) as u8, number as u8], L4::Ack(PORT)))
-        .collect();
+    let sources: Vec<Vec<u8>> =
+        (0..SOURCES).map(|number| frames::v4([10, 1, (number >> 8) as u8, number as u8], L4::Ack(PORT))).collect();
     let (mut bare, mut passed) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (mut of_empty, mut of_full) = (0.0, 0.0);
