@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn faults(name: &str, text: &str) -> Vec<String> {
-        let house = House { root: "/nowhere".into(), sources: vec![Source::new(name, text)], texts: Vec::new() };
+        let house = House { sources: vec![Source::new(name, text)], texts: Vec::new() };
         upward_uses(&house)
     }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the conventions that no compiler checks, read from the sources. Each rule is one check: it
 //! gives a list of what breaks it, as `file:line: what`. It must not change anything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -32,7 +32,6 @@ const RULES: &[Rule] = &[
 
 /// What the rules read: every source file and every other text of the project.
 pub struct House {
-    root: PathBuf,
     sources: Vec<Source>,
     texts: Vec<(String, String)>,
 }
@@ -44,7 +43,7 @@ impl House {
         let mut files = Vec::new();
         list(root, root, &mut files)?;
         files.sort();
-        let mut house = Self { root: root.to_path_buf(), sources: Vec::new(), texts: Vec::new() };
+        let mut house = Self { sources: Vec::new(), texts: Vec::new() };
         for name in files {
             // What is not UTF-8 is no text: the kernel object, images.
             let Ok(text) = std::fs::read_to_string(root.join(&name)) else { continue };
@@ -59,11 +58,6 @@ impl House {
     /// The sources under a folder.
     fn under<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a Source> {
         self.sources.iter().filter(move |source| source.name.starts_with(folder))
-    }
-
-    /// Whether the workspace holds this file.
-    fn has(&self, name: &str) -> bool {
-        self.root.join(name).is_file()
     }
 }
 

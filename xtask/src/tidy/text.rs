@@ -103,11 +103,7 @@ mod tests {
     use super::*;
 
     fn house(name: &str, text: &str) -> House {
-        House {
-            root: "/nowhere".into(),
-            sources: vec![Source::new(name, text)],
-            texts: vec![(name.into(), text.into())],
-        }
+        House { sources: vec![Source::new(name, text)], texts: vec![(name.into(), text.into())] }
     }
 
     #[test]
