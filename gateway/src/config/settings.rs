@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::document::{Fields, Node, Place, Report};
@@ -28,6 +29,8 @@ pub struct Environment {
     pub admin_listen: Option<String>,
     /// `KONG_TRUSTED_IPS`.
     pub trusted_ips: Option<String>,
+    /// `KONG_REAL_IP_HEADER`.
+    pub real_ip_header: Option<String>,
 }
 
 impl Environment {
@@ -39,6 +42,7 @@ impl Environment {
             proxy_listen: var("KONG_PROXY_LISTEN"),
             admin_listen: var("KONG_ADMIN_LISTEN"),
             trusted_ips: var("KONG_TRUSTED_IPS"),
+            real_ip_header: var("KONG_REAL_IP_HEADER"),
         }
     }
 }
@@ -65,6 +69,8 @@ pub struct Settings {
     pub workers: usize,
     /// Peers whose forwarding headers count.
     pub trusted: Vec<IpNet>,
+    /// The header in which a trusted peer names the client (Kong `real_ip_header`).
+    pub real_ip_header: HeaderName,
     /// Where the access log goes.
     pub access_log: Option<Sink>,
     /// Time limits.
@@ -84,6 +90,7 @@ pub fn read(node: Option<&Node>, tls: bool, env: &Environment, report: &Report) 
         admin: admin(&fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
+        real_ip_header: real_ip_header(&fields, env),
         access_log: access_log(&fields),
         timeouts: timeouts(&fields),
         edge: None,
@@ -173,6 +180,19 @@ fn trusted(fields: &Fields<'_>, env: &Environment) -> Vec<IpNet> {
         None => given,
         Some(text) => text.split(',').filter_map(|t| network(t.trim())).collect(),
     }
+}
+
+fn real_ip_header(fields: &Fields<'_>, env: &Environment) -> HeaderName {
+    let given = fields.string("real_ip_header");
+    let text = env.real_ip_header.clone().or(given).unwrap_or_else(|| "X-Real-IP".to_owned());
+    HeaderName::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
+        fields.report.mismatch(
+            fields.place_of("real_ip_header"),
+            format!("`real_ip_header` is `{text}`"),
+            "a header name",
+        );
+        HeaderName::from_static("x-real-ip")
+    })
 }
 
 /// An address or a CIDR.

@@ -13,6 +13,7 @@ use super::chunked::{Decoder, Progress};
 use super::connection::{Home, Live};
 use super::failure::{BoxError, Failure, Reason};
 use super::parse::Delimiter;
+use super::send::Sender;
 
 /// What is left of a body on the wire.
 #[derive(Debug)]
@@ -28,12 +29,14 @@ enum Wire {
 #[derive(Debug)]
 pub struct ResponseBody<S, B, H> {
     /// `None` when the connection was let go.
-    live: Option<Live<S, B, H>>,
+    live: Option<Live<S, H>>,
+    /// What is left of the request, if the response was early. Boxed: it is rare.
+    sender: Option<Box<Sender<B>>>,
     wire: Wire,
     reusable: bool,
     /// Data read together with the head.
     early: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl<S, B, H> ResponseBody<S, B, H>
@@ -45,25 +48,18 @@ where
 {
     /// A body whose first bytes may be buffered. Fails if they are malformed already.
     pub(super) fn new(
-        live: Live<S, B, H>,
+        live: Live<S, H>,
+        sender: Option<Box<Sender<B>>>,
         delimiter: Delimiter,
         reusable: bool,
     ) -> Result<Self, Failure> {
         let wire = match delimiter {
             Delimiter::Nothing => Wire::Length(0),
             Delimiter::Length(n) => Wire::Length(n),
-            Delimiter::Chunked => {
-                Wire::Chunked(Decoder::new(live.connection.limits.trailer_bytes_max))
-            }
+            Delimiter::Chunked => Wire::Chunked(Decoder::new(live.connection.limits.trailer_bytes_max)),
             Delimiter::Close => Wire::Close,
         };
-        let mut body = Self {
-            live: Some(live),
-            wire,
-            reusable,
-            early: Bytes::new(),
-            trailers: None,
-        };
+        let mut body = Self { live: Some(live), sender, wire, reusable, early: Bytes::new(), trailers: None };
         if matches!(body.wire, Wire::Length(0)) {
             body.release();
             return Ok(body);
@@ -101,7 +97,7 @@ where
                     progress = decoder.advance(bytes).unwrap_or(Progress::More);
                 }
                 if let Progress::Ended(trailers) = progress {
-                    self.trailers = (!trailers.is_empty()).then_some(trailers);
+                    self.trailers = trailers;
                     self.release();
                 }
                 data
@@ -110,13 +106,21 @@ where
         Ok((!data.is_empty()).then_some(data))
     }
 
+    /// Capacity of the read buffer held now, bytes.
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&mut self) -> usize {
+        self.live.as_mut().map_or(0, |live| live.connection.read.bytes().capacity())
+    }
+
     fn release(&mut self) {
+        self.sender = None;
         if let Some(live) = self.live.take() {
             live.release(self.reusable);
         }
     }
 
     fn fail(&mut self, reason: Reason) -> Failure {
+        self.sender = None;
         match self.live.take() {
             Some(live) => live.failure(reason, true),
             None => Failure::new(reason, 0, true, true),
@@ -129,11 +133,14 @@ where
             return Poll::Ready(Ok(false));
         };
         loop {
-            let progress = match live.poll_send(cx) {
+            let progress = match live.poll_send(self.sender.as_deref_mut(), cx) {
                 Poll::Pending => false,
-                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Ok(false)) => true,
                 // A peer that answers need not read on.
-                Poll::Ready(Err(Reason::Write(_))) => false,
+                Poll::Ready(Ok(true) | Err(Reason::Write(_))) => {
+                    self.sender = None;
+                    false
+                }
                 Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
             };
             match live.poll_fill(cx) {
@@ -173,21 +180,14 @@ where
     type Data = Bytes;
     type Error = Failure;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = self.get_mut();
         if !this.early.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.early)))));
         }
         match ready!(this.poll_data(cx)) {
             Ok(Some(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Ok(None) => Poll::Ready(
-                this.trailers
-                    .take()
-                    .map(|trailers| Ok(Frame::trailers(trailers))),
-            ),
+            Ok(None) => Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers)))),
             Err(reason) => Poll::Ready(Some(Err(this.fail(reason)))),
         }
     }

@@ -24,11 +24,7 @@ thread_local! {
 
 /// An empty write buffer.
 pub(super) fn lend_write() -> Vec<u8> {
-    SPARE_WRITE
-        .try_with(Cell::take)
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Vec::with_capacity(1024))
+    SPARE_WRITE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| Vec::with_capacity(1024))
 }
 
 /// Takes back what [`lend_write`] gave.
@@ -63,17 +59,12 @@ impl ReadBuffer {
 
     /// Splits off at most `limit` bytes without copying.
     pub fn split(&mut self, limit: u64) -> Bytes {
-        let n =
-            usize::try_from(limit).map_or(self.bytes.len(), |limit| limit.min(self.bytes.len()));
+        let n = usize::try_from(limit).map_or(self.bytes.len(), |limit| limit.min(self.bytes.len()));
         self.bytes.split_to(n).freeze()
     }
 
     /// Reads once; 0 is the end of the stream.
-    pub fn poll_fill<S: AsyncRead + Unpin>(
-        &mut self,
-        io: &mut S,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.make_room();
         let polled = pin!(io.read_buf(&mut self.bytes)).poll(cx);
         if polled.is_pending() {
@@ -93,22 +84,14 @@ impl ReadBuffer {
     }
 
     fn make_room(&mut self) {
-        let size = if self.filled {
-            READ_BYTES_MAX
-        } else {
-            READ_BYTES_MIN
-        };
+        let size = if self.filled { READ_BYTES_MAX } else { READ_BYTES_MIN };
         let wanted = size / 2;
         // Reclaims the memory of what was handed out, if all of that is gone.
         if self.bytes.try_reclaim(wanted) {
             return;
         }
         if self.bytes.is_empty() {
-            self.bytes = SPARE_READ
-                .try_with(Cell::take)
-                .ok()
-                .flatten()
-                .unwrap_or_default();
+            self.bytes = SPARE_READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
             if self.bytes.try_reclaim(wanted) {
                 return;
             }

@@ -27,8 +27,8 @@ pub(super) enum Progress {
     More,
     /// Data of a chunk comes next; the buffer may be empty.
     Data,
-    /// The body has ended, with trailers if the map is not empty. Given once.
-    Ended(HeaderMap),
+    /// The body has ended, perhaps with trailers. Given once.
+    Ended(Option<Box<HeaderMap>>),
 }
 
 #[derive(Debug)]
@@ -51,10 +51,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub fn new(trailer_bytes_max: usize) -> Self {
-        Self {
-            state: State::Size,
-            trailer_bytes_max,
-        }
+        Self { state: State::Size, trailer_bytes_max }
     }
 
     /// Takes framing bytes from the front of `bytes` until data comes or more bytes are needed.
@@ -66,11 +63,7 @@ impl Decoder {
                         return Ok(Progress::More);
                     };
                     bytes.advance(used);
-                    self.state = if size == 0 {
-                        State::Trailers { scanned: 0 }
-                    } else {
-                        State::Data(size)
-                    };
+                    self.state = if size == 0 { State::Trailers { scanned: 0 } } else { State::Data(size) };
                 }
                 State::Data(_) => return Ok(Progress::Data),
                 State::DataEnd => {
@@ -84,18 +77,17 @@ impl Decoder {
                     self.state = State::Size;
                 }
                 State::Trailers { scanned } => {
-                    let Some(end) = find_trailers_end(bytes, scanned, self.trailer_bytes_max)?
-                    else {
+                    let Some(end) = find_trailers_end(bytes, scanned, self.trailer_bytes_max)? else {
                         return Ok(Progress::More);
                     };
                     if end == CHUNK_END.len() {
                         bytes.advance(end);
-                        return Ok(Progress::Ended(HeaderMap::new()));
+                        return Ok(Progress::Ended(None));
                     }
                     // Copied: trailers are rare, and the bytes must stay when they are refused.
                     let map = parse::parse_trailers(&Bytes::copy_from_slice(&bytes[..end]))?;
                     bytes.advance(end);
-                    return Ok(Progress::Ended(map));
+                    return Ok(Progress::Ended((!map.is_empty()).then(|| Box::new(map))));
                 }
             }
         }
@@ -147,23 +139,11 @@ fn extension_len(rest: &[u8]) -> Result<usize, Reason> {
         return Ok(0);
     }
     let is_text = |b: &u8| (*b >= 0x20 && *b != 0x7f) || *b == b'\t';
-    let len = rest
-        .iter()
-        .take(EXTENSION_BYTES_MAX + 1)
-        .take_while(|b| is_text(b))
-        .count();
-    if len > EXTENSION_BYTES_MAX {
-        Err(Reason::ChunkSyntax)
-    } else {
-        Ok(len)
-    }
+    let len = rest.iter().take(EXTENSION_BYTES_MAX + 1).take_while(|b| is_text(b)).count();
+    if len > EXTENSION_BYTES_MAX { Err(Reason::ChunkSyntax) } else { Ok(len) }
 }
 
-fn find_trailers_end(
-    bytes: &[u8],
-    scanned: &mut usize,
-    bytes_max: usize,
-) -> Result<Option<usize>, Reason> {
+fn find_trailers_end(bytes: &[u8], scanned: &mut usize, bytes_max: usize) -> Result<Option<usize>, Reason> {
     let end = parse::find_end(bytes, scanned).map_err(|()| Reason::TrailerSyntax)?;
     if end.unwrap_or(bytes.len()) > bytes_max.max(CHUNK_END.len()) {
         return Err(Reason::TrailersTooLarge);
@@ -175,11 +155,7 @@ fn find_trailers_end(
 pub(super) fn write_size_line(out: &mut Vec<u8>, size: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
-    out.extend(
-        (0..digits)
-            .rev()
-            .map(|digit| DIGITS[size >> (digit * 4) & 15]),
-    );
+    out.extend((0..digits).rev().map(|digit| DIGITS[size >> (digit * 4) & 15]));
     out.extend_from_slice(CHUNK_END);
 }
 

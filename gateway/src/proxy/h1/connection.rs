@@ -26,10 +26,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            head_bytes_max: 64 * 1024,
-            trailer_bytes_max: 16 * 1024,
-        }
+        Self { head_bytes_max: 64 * 1024, trailer_bytes_max: 16 * 1024 }
     }
 }
 
@@ -60,13 +57,7 @@ pub struct Connection<S> {
 impl<S> Connection<S> {
     /// A fresh connection over a connected transport.
     pub fn new(io: S, limits: Limits) -> Self {
-        Self {
-            io,
-            read: ReadBuffer::default(),
-            limits,
-            sent: 0,
-            served: 0,
-        }
+        Self { io, read: ReadBuffer::default(), limits, sent: 0, served: 0 }
     }
 
     /// Responses that this connection has delivered.
@@ -87,10 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub fn is_stale(&mut self) -> bool {
         let mut byte = [0u8; 1];
         let mut cx = Context::from_waker(Waker::noop());
-        !self.read.is_empty()
-            || Pin::new(&mut self.io)
-                .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
-                .is_ready()
+        !self.read.is_empty() || Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
     }
 
     /// Sends `head` and `body` and resolves to the response's head. The head is encoded at once, so it is not borrowed
@@ -108,53 +96,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         H: Home<S> + Unpin,
     {
         self.sent = 0;
-        let (sending, refused) = match Sender::new(head, body) {
-            Ok(sender) => (Sending::Active(sender), None),
-            Err(reason) => (Sending::Stopped, Some(reason)),
-        };
-        let live = Live {
-            connection: self,
-            sending,
-            home,
-        };
-        Exchange::new(
-            live,
-            refused,
-            *head.method == Method::HEAD,
-            head.upgrade.is_some(),
-        )
+        let live = Live { connection: self, home, is_sent: false };
+        let sender = Sender::new(head, body);
+        Exchange::new(live, sender, *head.method == Method::HEAD, head.upgrade.is_some())
     }
-}
-
-/// How far the request is.
-#[derive(Debug)]
-pub(super) enum Sending<B> {
-    Active(Sender<B>),
-    Done,
-    /// Given up before its end: the connection cannot serve again.
-    Stopped,
 }
 
 /// A connection with an exchange under way.
 #[derive(Debug)]
-pub(super) struct Live<S, B, H> {
+pub(super) struct Live<S, H> {
     pub connection: Connection<S>,
-    pub sending: Sending<B>,
     home: H,
+    /// The whole request was sent.
+    pub is_sent: bool,
 }
 
-impl<S, B, H> Live<S, B, H> {
+impl<S, H> Live<S, H> {
     pub fn failure(&self, reason: Reason, answered: bool) -> Failure {
-        Failure::new(
-            reason,
-            self.connection.sent,
-            self.connection.served > 0,
-            answered,
-        )
-    }
-
-    pub fn is_sent(&self) -> bool {
-        matches!(self.sending, Sending::Done)
+        Failure::new(reason, self.connection.sent, self.connection.served > 0, answered)
     }
 
     pub fn into_transport(self) -> (S, Bytes) {
@@ -165,30 +124,19 @@ impl<S, B, H> Live<S, B, H> {
     }
 }
 
-impl<S, B, H> Live<S, B, H>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-    H: Home<S>,
-{
-    /// One step of sending. `Ready`: something was sent, call again after looking for a response; `Pending`: nothing to
-    /// do before a wake-up, or nothing left to send. After an error sending has stopped.
-    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        let Sending::Active(sender) = &mut self.sending else {
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Home<S>> Live<S, H> {
+    /// One step of sending, as [`Sender::poll_step`]; waits if there is no sender.
+    pub fn poll_send<B>(&mut self, sender: Option<&mut Sender<B>>, cx: &mut Context<'_>) -> Poll<Result<bool, Reason>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        let Some(sender) = sender else {
             return Poll::Pending;
         };
-        match ready!(sender.poll_step(&mut self.connection.io, &mut self.connection.sent, cx)) {
-            Ok(false) => Poll::Ready(Ok(())),
-            Ok(true) => {
-                self.sending = Sending::Done;
-                Poll::Pending
-            }
-            Err(reason) => {
-                self.sending = Sending::Stopped;
-                Poll::Ready(Err(reason))
-            }
-        }
+        let step = ready!(sender.poll_step(&mut self.connection.io, &mut self.connection.sent, cx));
+        self.is_sent = matches!(step, Ok(true));
+        Poll::Ready(step)
     }
 
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -198,7 +146,7 @@ where
     /// The response has ended: home if nothing speaks against it, else closed. Bytes behind the response would be
     /// taken for the next one.
     pub fn release(mut self, reusable: bool) {
-        if reusable && self.is_sent() && self.connection.read.is_empty() {
+        if reusable && self.is_sent && self.connection.read.is_empty() {
             self.connection.read.rest();
             self.connection.read = ReadBuffer::default();
             self.connection.served += 1;

@@ -36,15 +36,9 @@ pub(super) enum Framing {
 
 /// Framing by what the body knows of its size (RFC 9110 section 8.6: methods that expect content say 0).
 pub(super) fn framing_of<B: Body>(method: &Method, body: &B) -> Framing {
-    let size = if body.is_end_stream() {
-        Some(0)
-    } else {
-        body.size_hint().exact()
-    };
+    let size = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
     match size {
-        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {
-            Framing::Length(0)
-        }
+        Some(0) if matches!(*method, Method::POST | Method::PUT | Method::PATCH) => Framing::Length(0),
         Some(0) => Framing::Nothing,
         Some(n) => Framing::Length(n),
         None => Framing::Chunked,
@@ -55,13 +49,8 @@ pub(super) fn framing_of<B: Body>(method: &Method, body: &B) -> Framing {
 ///
 /// # Errors
 /// [`Reason::RequestUnfit`]; `out` then holds part of a head and must not be sent.
-pub(super) fn write_head(
-    out: &mut Vec<u8>,
-    head: &RequestHead<'_>,
-    framing: Framing,
-) -> Result<(), Reason> {
-    if *head.method == Method::CONNECT || !is_target(head.target.as_bytes()) || !is_host(head.host)
-    {
+pub(super) fn write_head(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Framing) -> Result<(), Reason> {
+    if *head.method == Method::CONNECT || !is_target(head.target.as_bytes()) || !is_host(head.host) {
         return Err(Reason::RequestUnfit);
     }
     out.extend_from_slice(head.method.as_str().as_bytes());
@@ -83,11 +72,7 @@ pub(super) fn write_head(
     match framing {
         Framing::Nothing => {}
         Framing::Length(n) => {
-            write_field(
-                out,
-                b"content-length",
-                itoa::Buffer::new().format(n).as_bytes(),
-            );
+            write_field(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
@@ -119,20 +104,13 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 fn is_target(bytes: &[u8]) -> bool {
-    !bytes.is_empty()
-        && bytes
-            .iter()
-            .fold(true, |fit, b| fit & (0x21..0x7f).contains(b))
+    !bytes.is_empty() && bytes.iter().fold(true, |fit, b| fit & (0x21..0x7f).contains(b))
 }
 
 fn is_host(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .fold(true, |fit, b| fit & (0x21..0x7f).contains(b))
+    bytes.iter().fold(true, |fit, b| fit & (0x21..0x7f).contains(b))
 }
 
 fn is_value(bytes: &[u8]) -> bool {
-    bytes.iter().fold(true, |fit, &b| {
-        fit & ((b >= 0x20 && b != 0x7f) || b == b'\t')
-    })
+    bytes.iter().fold(true, |fit, &b| fit & ((b >= 0x20 && b != 0x7f) || b == b'\t'))
 }

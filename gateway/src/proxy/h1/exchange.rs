@@ -11,9 +11,10 @@ use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ResponseBody;
-use super::connection::{Home, Live, Sending};
+use super::connection::{Home, Live};
 use super::failure::{BoxError, Failure, Reason};
 use super::parse::{self, ResponseHead};
+use super::send::Sender;
 use super::upgraded::Upgraded;
 
 /// Most interim responses before the final one.
@@ -34,7 +35,9 @@ pub enum Reply<S, B, H> {
 #[must_use = "nothing is sent until the future is polled"]
 pub struct Exchange<S, B, H> {
     /// `None` after completion.
-    live: Option<Live<S, B, H>>,
+    live: Option<Live<S, H>>,
+    /// `None` when all is sent or sending has stopped.
+    sender: Option<Sender<B>>,
     awaited: Awaited,
 }
 
@@ -52,25 +55,14 @@ struct Awaited {
 }
 
 impl<S, B, H> Exchange<S, B, H> {
-    pub(super) fn new(
-        live: Live<S, B, H>,
-        refused: Option<Reason>,
-        to_head: bool,
-        upgrade: bool,
-    ) -> Self {
-        let awaited = Awaited {
-            refused,
-            write_failure: None,
-            to_head,
-            upgrade,
-            scanned: 0,
-            interim: 0,
-            interim_bytes: 0,
+    pub(super) fn new(live: Live<S, H>, sender: Result<Sender<B>, Reason>, to_head: bool, upgrade: bool) -> Self {
+        let (sender, refused) = match sender {
+            Ok(sender) => (Some(sender), None),
+            Err(reason) => (None, Some(reason)),
         };
-        Self {
-            live: Some(live),
-            awaited,
-        }
+        let awaited =
+            Awaited { refused, write_failure: None, to_head, upgrade, scanned: 0, interim: 0, interim_bytes: 0 };
+        Self { live: Some(live), sender, awaited }
     }
 }
 
@@ -86,14 +78,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const LIVE: &str = "an exchange is not polled after it resolved";
         let this = self.get_mut();
-        let head = ready!(this.awaited.poll_head(this.live.as_mut().expect(LIVE), cx));
+        let head = ready!(this.awaited.poll_head(this.live.as_mut().expect(LIVE), &mut this.sender, cx));
         let live = this.live.take().expect(LIVE);
         Poll::Ready(match head {
-            Ok(head) => this.awaited.conclude(head, live),
-            Err(reason) => Err(live.failure(
-                reason,
-                this.awaited.interim > 0 || !live.connection.read.is_empty(),
-            )),
+            Ok(head) => this.awaited.conclude(head, live, this.sender.take()),
+            Err(reason) => {
+                this.sender = None;
+                let answered = this.awaited.interim_bytes > 0 || !live.connection.read.is_empty();
+                Err(live.failure(reason, answered))
+            }
         })
     }
 }
@@ -102,7 +95,8 @@ impl Awaited {
     /// Sends and reads in turns until a final (or 101) head is there.
     fn poll_head<S, B, H>(
         &mut self,
-        live: &mut Live<S, B, H>,
+        live: &mut Live<S, H>,
+        sender: &mut Option<Sender<B>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Reason>>
     where
@@ -115,11 +109,16 @@ impl Awaited {
             return Poll::Ready(Err(reason));
         }
         loop {
-            let progress = match live.poll_send(cx) {
+            let progress = match live.poll_send(sender.as_mut(), cx) {
                 Poll::Pending => false,
-                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Ok(false)) => true,
+                Poll::Ready(Ok(true)) => {
+                    *sender = None;
+                    false
+                }
                 // The peer may have answered and closed; its answer says more than our broken pipe.
                 Poll::Ready(Err(reason @ Reason::Write(_))) => {
+                    *sender = None;
                     self.write_failure = Some(reason);
                     false
                 }
@@ -133,22 +132,14 @@ impl Awaited {
         }
     }
 
-    fn poll_receive<S, B, H>(
-        &mut self,
-        live: &mut Live<S, B, H>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<ResponseHead, Reason>>
+    fn poll_receive<S, H>(&mut self, live: &mut Live<S, H>, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Reason>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<BoxError>,
-        H: Home<S> + Unpin,
+        H: Home<S>,
     {
         loop {
             if let Some(head) = self.take_head(live)? {
-                if !head.parts.status.is_informational()
-                    || head.parts.status == StatusCode::SWITCHING_PROTOCOLS
-                {
+                if !head.parts.status.is_informational() || head.parts.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
                 self.interim += 1;
@@ -169,17 +160,13 @@ impl Awaited {
     }
 
     /// The next head, if the buffer holds all of it.
-    fn take_head<S, B, H>(
-        &mut self,
-        live: &mut Live<S, B, H>,
-    ) -> Result<Option<ResponseHead>, Reason> {
+    fn take_head<S, H>(&mut self, live: &mut Live<S, H>) -> Result<Option<ResponseHead>, Reason> {
         let limit = live.connection.limits.head_bytes_max;
         let read = &mut live.connection.read;
         if !parse::may_begin(read.bytes()) {
             return Err(Reason::HeadSyntax);
         }
-        let end =
-            parse::find_end(read.bytes(), &mut self.scanned).map_err(|()| Reason::HeadSyntax)?;
+        let end = parse::find_end(read.bytes(), &mut self.scanned).map_err(|()| Reason::HeadSyntax)?;
         if self.interim_bytes + end.unwrap_or(read.len()) > limit {
             return Err(Reason::HeadTooLarge);
         }
@@ -192,7 +179,8 @@ impl Awaited {
     fn conclude<S, B, H>(
         &self,
         head: ResponseHead,
-        mut live: Live<S, B, H>,
+        live: Live<S, H>,
+        sender: Option<Sender<B>>,
     ) -> Result<Reply<S, B, H>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -200,22 +188,17 @@ impl Awaited {
         B::Error: Into<BoxError>,
         H: Home<S> + Unpin,
     {
-        let ResponseHead {
-            parts,
-            delimiter,
-            reusable,
-        } = head;
+        let ResponseHead { parts, delimiter, reusable } = head;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.upgrade || !live.is_sent() {
+            if !self.upgrade || !live.is_sent {
                 return Err(live.failure(Reason::UnaskedUpgrade, true));
             }
             let (io, early) = live.into_transport();
             return Ok(Reply::Upgraded(parts, Upgraded::new(io, early)));
         }
-        if matches!(live.sending, Sending::Active(_)) && parts.status.as_u16() >= 400 {
-            live.sending = Sending::Stopped;
-        }
-        let body = ResponseBody::new(live, delimiter, reusable)?;
+        // A refusal says that the rest of the body is not wanted; a success may depend on it.
+        let sender = sender.filter(|_| parts.status.as_u16() < 400).map(Box::new);
+        let body = ResponseBody::new(live, sender, delimiter, reusable)?;
         Ok(Reply::Response(parts, body))
     }
 }

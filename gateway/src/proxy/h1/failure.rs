@@ -114,12 +114,7 @@ pub struct Failure {
 
 impl Failure {
     pub(super) fn new(reason: Reason, sent: u64, reused: bool, answered: bool) -> Self {
-        Self {
-            reason,
-            sent,
-            reused,
-            answered,
-        }
+        Self { reason, sent, reused, answered }
     }
 
     /// Whose fault it is.
@@ -150,12 +145,8 @@ impl Failure {
     /// idempotent (RFC 9110 section 9.2.2); in every case it must still have the body.
     #[must_use]
     pub fn may_retry(&self) -> bool {
-        let transport = matches!(
-            self.reason,
-            Reason::Write(_) | Reason::Read(_) | Reason::Closed
-        );
-        (self.sent == 0 && self.side() != Side::Request)
-            || (transport && !self.answered && self.reused)
+        let transport = matches!(self.reason, Reason::Write(_) | Reason::Read(_) | Reason::Closed);
+        (self.sent == 0 && self.side() != Side::Request) || (transport && !self.answered && self.reused)
     }
 }
 

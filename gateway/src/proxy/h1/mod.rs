@@ -18,6 +18,8 @@ mod parse;
 mod send;
 mod upgraded;
 
+#[cfg(test)]
+mod tests;
 
 pub use body::ResponseBody;
 pub use connection::{Connection, Home, Limits};

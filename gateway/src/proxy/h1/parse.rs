@@ -52,23 +52,21 @@ pub(super) fn find_end(bytes: &[u8], scanned: &mut usize) -> Result<Option<usize
 
 /// Whether `bytes`, perhaps the first few of a head, can begin a response.
 pub(super) fn may_begin(bytes: &[u8]) -> bool {
-    let n = bytes.len().min(PREFIX.len());
-    bytes[..n] == PREFIX[..n]
+    // The common case compares a constant length.
+    bytes.starts_with(PREFIX) || (bytes.len() < PREFIX.len() && PREFIX.starts_with(bytes))
 }
 
-/// Understands a complete head, empty line included. `to_head`: the request was HEAD.
+/// Understands a complete head that [`may_begin`] a response, empty line included. `to_head`: the request was HEAD.
 pub(super) fn parse_head(head: &Bytes, to_head: bool) -> Result<ResponseHead, Reason> {
-    if !head.starts_with(PREFIX) {
-        return Err(Reason::HeadSyntax);
-    }
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        head,
-        &mut storage,
-    );
-    check_complete(parsed, head.len(), Reason::HeadSyntax)?;
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, &mut storage);
+    match parsed {
+        Ok(httparse::Status::Complete(used)) if used == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Reason::TooManyFields),
+        _ => return Err(Reason::HeadSyntax),
+    }
     let (Some(minor), Some(code)) = (response.version, response.code) else {
         return Err(Reason::HeadSyntax);
     };
@@ -87,11 +85,14 @@ pub(super) fn parse_trailers(block: &Bytes) -> Result<HeaderMap, Reason> {
     let parsed = httparse::parse_headers(block, &mut storage);
     let fields = match parsed {
         Ok(httparse::Status::Complete((used, fields))) if used == block.len() => fields,
-        other => return Err(refusal(other.err(), Reason::TrailerSyntax)),
+        Err(httparse::Error::TooManyHeaders) => return Err(Reason::TooManyFields),
+        _ => return Err(Reason::TrailerSyntax),
     };
     let mut map = HeaderMap::new();
     for field in fields {
-        let (name, value) = shared(block, field).ok_or(Reason::TrailerSyntax)?;
+        let Some((name, value)) = shared(block, field) else {
+            return Err(Reason::TrailerSyntax);
+        };
         if may_trail(&name) {
             map.append(name, value);
         }
@@ -126,25 +127,6 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
     )
 }
 
-fn check_complete(
-    parsed: httparse::Result<usize>,
-    len: usize,
-    syntax: Reason,
-) -> Result<(), Reason> {
-    match parsed {
-        Ok(httparse::Status::Complete(used)) if used == len => Ok(()),
-        other => Err(refusal(other.err(), syntax)),
-    }
-}
-
-fn refusal(error: Option<httparse::Error>, syntax: Reason) -> Reason {
-    if error == Some(httparse::Error::TooManyHeaders) {
-        Reason::TooManyFields
-    } else {
-        syntax
-    }
-}
-
 /// A field whose value shares the memory of `block`.
 fn shared(block: &Bytes, field: &httparse::Header<'_>) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -163,7 +145,9 @@ struct Fields {
 
 impl Fields {
     fn add(&mut self, head: &Bytes, field: &httparse::Header<'_>) -> Result<(), Reason> {
-        let (name, value) = shared(head, field).ok_or(Reason::HeadSyntax)?;
+        let Some((name, value)) = shared(head, field) else {
+            return Err(Reason::HeadSyntax);
+        };
         if name == header::CONTENT_LENGTH {
             let length = parse_length(value.as_bytes()).ok_or(Reason::Framing)?;
             match self.length.replace(length) {
@@ -185,12 +169,7 @@ impl Fields {
         Ok(())
     }
 
-    fn conclude(
-        mut self,
-        status: StatusCode,
-        minor: u8,
-        to_head: bool,
-    ) -> Result<ResponseHead, Reason> {
+    fn conclude(mut self, status: StatusCode, minor: u8, to_head: bool) -> Result<ResponseHead, Reason> {
         if self.chunked && (self.length.is_some() || minor == 0) {
             return Err(Reason::Framing);
         }
@@ -211,17 +190,9 @@ impl Fields {
         let reusable = minor == 1 && !self.close && !announced && delimiter != Delimiter::Close;
         let mut parts = http::Response::new(()).into_parts().0;
         parts.status = status;
-        parts.version = if minor == 0 {
-            Version::HTTP_10
-        } else {
-            Version::HTTP_11
-        };
+        parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
         parts.headers = self.map;
-        Ok(ResponseHead {
-            parts,
-            delimiter,
-            reusable,
-        })
+        Ok(ResponseHead { parts, delimiter, reusable })
     }
 }
 
@@ -239,7 +210,5 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 fn has_close(value: &[u8]) -> bool {
-    value
-        .split(|b| *b == b',')
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+    value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
 }

@@ -48,27 +48,14 @@ where
         let framing = encode::framing_of(head.method, &body);
         let body = (!matches!(framing, Framing::Nothing | Framing::Length(0))).then_some(body);
         let staged = buffer::lend_write();
-        let mut sender = Self {
-            staged,
-            staged_at: 0,
-            chunk: Bytes::new(),
-            tail: b"",
-            body,
-            framing,
-            unflushed: false,
-        };
+        let mut sender = Self { staged, staged_at: 0, chunk: Bytes::new(), tail: b"", body, framing, unflushed: false };
         encode::write_head(&mut sender.staged, head, framing)?;
         Ok(sender)
     }
 
     /// Takes body chunks that are ready and writes once. `Ready(true)`: all is sent; `Ready(false)`: call again; `Pending`:
     /// waits for the body or the transport. `sent` counts the bytes that the transport took.
-    pub fn poll_step<S>(
-        &mut self,
-        io: &mut S,
-        sent: &mut u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<bool, Reason>>
+    pub fn poll_step<S>(&mut self, io: &mut S, sent: &mut u64, cx: &mut Context<'_>) -> Poll<Result<bool, Reason>>
     where
         S: AsyncWrite + Unpin,
     {
@@ -89,17 +76,12 @@ where
             ready!(Pin::new(io).poll_flush(cx)).map_err(Reason::Write)?;
             self.unflushed = false;
         }
-        if self.body.is_none() {
-            Poll::Ready(Ok(true))
-        } else {
-            Poll::Pending
-        }
+        if self.body.is_none() { Poll::Ready(Ok(true)) } else { Poll::Pending }
     }
 
     /// Stages what the body has ready; does not wait for it.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
-        while self.chunk.is_empty() && self.tail.is_empty() && self.staged.len() < STAGED_BYTES_MAX
-        {
+        while self.chunk.is_empty() && self.tail.is_empty() && self.staged.len() < STAGED_BYTES_MAX {
             let Some(body) = &mut self.body else { break };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
                 break;
@@ -133,11 +115,7 @@ where
                 chunked::write_size_line(&mut self.staged, data.len());
                 tail = chunked::CHUNK_END;
             }
-            Framing::Length(left) => {
-                *left = left
-                    .checked_sub(data.len() as u64)
-                    .ok_or(Reason::RequestLength)?
-            }
+            Framing::Length(left) => *left = left.checked_sub(data.len() as u64).ok_or(Reason::RequestLength)?,
             Framing::Nothing => return Err(Reason::RequestLength),
         }
         if data.len() <= COPIED_BYTES_MAX {
@@ -156,12 +134,8 @@ where
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Reason> {
         self.body = None;
         match (self.framing, trailers) {
-            (Framing::Chunked, Some(trailers)) => {
-                chunked::write_trailers(&mut self.staged, &trailers)
-            }
-            (Framing::Chunked, None) if self.tail.is_empty() => {
-                self.staged.extend_from_slice(chunked::BODY_END)
-            }
+            (Framing::Chunked, Some(trailers)) => chunked::write_trailers(&mut self.staged, &trailers),
+            (Framing::Chunked, None) if self.tail.is_empty() => self.staged.extend_from_slice(chunked::BODY_END),
             (Framing::Chunked, None) => self.tail = chunked::CHUNK_AND_BODY_END,
             (Framing::Length(left), _) if left > 0 => return Err(Reason::RequestLength),
             (Framing::Length(_) | Framing::Nothing, _) => {}
@@ -183,11 +157,7 @@ impl<B> Sender<B> {
         if self.chunk.is_empty() && self.tail.is_empty() {
             return io.poll_write(cx, staged);
         }
-        let all = [
-            IoSlice::new(staged),
-            IoSlice::new(&self.chunk),
-            IoSlice::new(self.tail),
-        ];
+        let all = [IoSlice::new(staged), IoSlice::new(&self.chunk), IoSlice::new(self.tail)];
         let first = all.iter().position(|slice| !slice.is_empty()).unwrap_or(0);
         io.poll_write_vectored(cx, &all[first..])
     }

@@ -27,11 +27,7 @@ impl<S> Upgraded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Upgraded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.early.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buf);
         }
@@ -43,11 +39,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Upgraded<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Upgraded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
