@@ -7,12 +7,14 @@ use super::source::Source;
 /// Module paths and their layers; the longest path that fits decides.
 const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
+    ("crypto", 0),
     ("document", 0),
     ("drain", 0),
     ("limits", 0),
     ("proxy::body", 0),
     ("proxy::h1", 0),
     ("proxy::reply", 0),
+    ("watch", 0),
     ("identity", 1),
     ("proxy::exchange", 1),
     ("telemetry", 2),
