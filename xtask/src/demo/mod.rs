@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let mut verdict = Verdict::default();
 
     println!("1. The six patterns of {EXAMPLE}");
-    let gateway = stage.start(&binary, &enforced.replace(switch, "mode: off"))?;
+    let gateway = stage.start(&binary, &enforced.replace(switch, "mode: \"off\""))?;
     for pattern in patterns::play(&stage, &gateway)? {
         println!("   {} {:<17} {}", mark(pattern.holds), pattern.name, pattern.seen);
         verdict.expect(pattern.holds, || format!("{} did not hold", pattern.name));
