@@ -142,3 +142,6 @@ impl Edge {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;
