@@ -41,6 +41,7 @@ pub(super) struct Trouble {
 pub(super) struct Attached {
     pub interface: String,
     pub guard: Guard,
+    index: u32,
     /// Detaches when it is dropped, or when the process ends however it ends.
     _link: FdLink,
 }
@@ -62,6 +63,11 @@ impl Kernel {
         xdp(&mut ebpf).and_then(Xdp::load).map_err(|error| not_loaded(&error.into()))?;
         let (maps, events) = Maps::take(&mut ebpf).map_err(|error| not_loaded(&error.into()))?;
         Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new() }, maps, events))
+    }
+
+    /// Lets go of interfaces that are gone, or whose name belongs to another one now.
+    pub fn let_go(&mut self) {
+        self.attached.retain(|one| nix::net::if_::if_nametoindex(one.interface.as_str()) == Ok(one.index));
     }
 
     /// Attaches to what is wanted and not attached yet, and leaves what is no longer wanted.
@@ -103,14 +109,14 @@ fn attach_one(ebpf: &mut Ebpf, interface: &str, allow_generic: bool) -> Result<A
         Err(error) => return Err(trouble("unknown_state", error.to_string(), "see the kernel's log")),
     }
     let native = match link(ebpf, index, XdpMode::Driver) {
-        Ok(link) => return Ok(Attached { interface: interface.to_owned(), guard: Guard::Native, _link: link }),
+        Ok(link) => return Ok(Attached { interface: interface.to_owned(), guard: Guard::Native, index, _link: link }),
         Err(failure) => failure,
     };
     if !allow_generic || !native.may_be_generic {
         return Err(trouble(native.problem, native.detail, native.remedy));
     }
     match link(ebpf, index, XdpMode::Skb) {
-        Ok(link) => Ok(Attached { interface: interface.to_owned(), guard: Guard::Generic, _link: link }),
+        Ok(link) => Ok(Attached { interface: interface.to_owned(), guard: Guard::Generic, index, _link: link }),
         Err(failure) => Err(trouble(failure.problem, failure.detail, failure.remedy)),
     }
 }

@@ -25,6 +25,8 @@ use super::{
 const HISTORY_MAX: usize = 1_000;
 /// Samples read at once.
 const SAMPLES_AT_ONCE: usize = 1_024;
+/// Seconds between two looks at the interfaces.
+const LOOK_EVERY_TICKS: u64 = 5;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,13 +69,16 @@ pub(super) struct Control {
     ring: Option<RingBuf<MapData>>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
+    /// Addresses that the host itself needs.
+    pub vital: Vec<IpNet>,
+    ticks: u64,
     seed: [u64; 2],
 }
 
 impl Control {
     pub fn new(policy: Policy, desk: Arc<Desk>, standings: Arc<Standings>, seed: [u64; 2]) -> Self {
         let ladder = Ladder::new(policy.ladder.clone().unwrap_or_default());
-        let writer = Writer::new(standings.clone(), wanted(&Policy::default(), seed));
+        let writer = Writer::new(standings.clone(), wanted(&Policy::default(), &[], seed));
         let mut control = Self {
             policy: Policy { cells: policy.cells, verdicts_max: policy.verdicts_max, ..Policy::default() },
             desk,
@@ -88,6 +93,8 @@ impl Control {
             events: Events::default(),
             ring: None,
             spared: Vec::new(),
+            vital: Vec::new(),
+            ticks: 0,
             seed,
         };
         control.apply(policy);
@@ -103,7 +110,8 @@ impl Control {
             self.forget_verdicts();
         }
         self.policy = policy;
-        self.spared = self.policy.never_drop.iter().chain(&self.policy.trusted).map(Prefix::new).collect();
+        self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
+        self.spared = self.spared();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -111,8 +119,14 @@ impl Control {
         self.desk.v6_prefix.store(self.policy.v6_prefix, Ordering::Relaxed);
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
-        self.writer.want(wanted(&self.policy, self.seed));
         self.announce();
+    }
+
+    /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
+    /// address by address, on the never-drop list, but not all its neighbours.
+    fn spared(&self) -> Vec<Prefix> {
+        let vital = self.vital.iter().filter(|net| net.addr().is_ipv4());
+        self.policy.never_drop.iter().chain(&self.policy.trusted).chain(vital).map(Prefix::new).collect()
     }
 
     /// Loads and attaches, or detaches, as the policy says.
@@ -124,13 +138,29 @@ impl Control {
             self.load();
         }
         // The program must know its rules before the first packet meets it.
-        self.writer.want(wanted(&self.policy, self.seed));
+        self.writer.want(wanted(&self.policy, &self.vital, self.seed));
         self.writer.beat(crate::clock::monotonic_ns());
+        self.attach();
+    }
+
+    fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
             kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+    }
+
+    /// Interfaces come and go: what is gone is let go, what has come is attached to.
+    fn look_after_interfaces(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let names = |kernel: &Kernel| kernel.attached.iter().map(|one| one.interface.clone()).collect::<Vec<_>>();
+        let before = names(kernel);
+        kernel.let_go();
+        self.attach();
+        if self.kernel.as_ref().map(names) != Some(before) {
+            self.announce();
+        }
     }
 
     fn load(&mut self) {
@@ -251,6 +281,10 @@ impl Control {
     /// Once a second.
     pub fn tick(&mut self, now_ns: u64) {
         self.read_ring();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
+            self.look_after_interfaces();
+        }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
     }
@@ -294,15 +328,8 @@ pub(super) fn cells(wanted: u32) -> u32 {
     wanted.clamp(1, CELLS_MAX).next_power_of_two()
 }
 
-fn wanted(policy: &Policy, seed: [u64; 2]) -> Wanted {
-    let is_off = policy.mode == Mode::Off;
-    let never_drop: Vec<IpNet> = policy
-        .never_drop
-        .iter()
-        .chain(&policy.trusted)
-        .copied()
-        .chain(if is_off { vec![] } else { vital_addresses() })
-        .collect();
+fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted {
+    let never_drop: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).chain(vital).copied().collect();
     let mut ports = policy.ports.clone();
     ports.sort_unstable();
     ports.dedup();

@@ -70,13 +70,7 @@ impl Edge {
                 _ = heartbeat.tick() => {
                     self.beat(&inbox);
                 }
-                count = inbox.offences.recv_many(&mut offences, BATCH) => {
-                    self.hear(&inbox, &mut offences);
-                    if count == 0 {
-                        // Nobody can report any more; the heart beats on.
-                        heartbeat.tick().await;
-                    }
-                }
+                _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
             }
         }
         self.stop();

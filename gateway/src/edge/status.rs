@@ -82,6 +82,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
             "never_drop": on(&policy.never_drop),
             "trusted": on(&policy.trusted),
             "deny": on(&policy.deny),
+            "host": on(&control.vital),
             "kernel_eligible": !control.is_spared(source),
         },
         "standing": standing(control, source, now_ns, &clock),
