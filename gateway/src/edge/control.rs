@@ -14,7 +14,7 @@ use super::{
     attach::{Guard, Kernel, Trouble},
     events::Events,
     host::vital_addresses,
-    ladder::{Decision, Eligibility, Ladder, Rung},
+    ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
     reconcile::{Wanted, Writer},
     report::{Desk, GoodTold, OffenceTold},
@@ -80,7 +80,7 @@ impl Control {
         let ladder = Ladder::new(policy.ladder.clone().unwrap_or_default());
         let writer = Writer::new(standings.clone(), wanted(&Policy::default(), &[], seed));
         let mut control = Self {
-            policy: Policy { cells: policy.cells, verdicts_max: policy.verdicts_max, ..Policy::default() },
+            policy: Policy::default(),
             desk,
             standings,
             ladder,
@@ -103,8 +103,12 @@ impl Control {
 
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
-        self.needs_restart = (policy.cells, policy.verdicts_max) != (self.policy.cells, self.policy.verdicts_max);
-        (policy.cells, policy.verdicts_max) = (self.policy.cells, self.policy.verdicts_max);
+        // A loaded program's tables cannot be resized.
+        let sizes = (self.policy.cells, self.policy.verdicts_max);
+        self.needs_restart = self.kernel.is_some() && sizes != (policy.cells, policy.verdicts_max);
+        if self.needs_restart {
+            (policy.cells, policy.verdicts_max) = sizes;
+        }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
             self.forget_verdicts();
@@ -251,12 +255,14 @@ impl Control {
         }
     }
 
-    fn carry_out(&mut self, decision: Decision) {
+    fn carry_out(&mut self, mut decision: Decision) {
         // A degraded source needs a place in the workers' table only; that table too is bounded.
         let has_place = self.writer.desired().len() < self.policy.verdicts_max as usize
             || self.writer.desired().contains_key(&decision.source);
         if has_place {
             self.writer.decide(decision.source, verdict(&decision));
+        } else {
+            decision.held = Some(Held::Full);
         }
         tracing::info!(
             decision = decision.id,

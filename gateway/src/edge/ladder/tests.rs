@@ -231,3 +231,8 @@ fn no_trace_of_a_million_decisions_drops_a_spared_address() {
         }
     }
 }
+
+#[test]
+fn a_watched_source_takes_what_the_policy_says() {
+    assert!(size_of::<Entry>() <= 768, "{}", size_of::<Entry>());
+}
