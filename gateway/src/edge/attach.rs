@@ -8,7 +8,7 @@ use aya::{
 };
 use gateway_common::map::name;
 
-use super::{link::xdp_program, maps::Maps};
+use super::{host::loads_without_barriers, link::xdp_program, maps::Maps};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("gateway.bpf.o");
 
@@ -50,6 +50,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     pub attached: Vec<Attached>,
     pub troubles: Vec<Trouble>,
+    /// What works, but could work better.
+    pub advice: Option<Trouble>,
 }
 
 impl Kernel {
@@ -62,7 +64,14 @@ impl Kernel {
             .map_err(|error| not_loaded(&error))?;
         xdp(&mut ebpf).and_then(Xdp::load).map_err(|error| not_loaded(&error.into()))?;
         let (maps, events) = Maps::take(&mut ebpf).map_err(|error| not_loaded(&error.into()))?;
-        Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new() }, maps, events))
+        let advice = (!loads_without_barriers()).then(|| Trouble {
+            interface: None,
+            problem: "slow_program",
+            detail: "loaded without CAP_PERFMON, so the kernel put barriers against speculation into the program"
+                .into(),
+            remedy: "add CAP_PERFMON: the program costs a fifth then",
+        });
+        Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new(), advice }, maps, events))
     }
 
     /// Lets go of interfaces that are gone, or whose name belongs to another one now.

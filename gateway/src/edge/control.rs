@@ -207,7 +207,19 @@ impl Control {
         self.load_trouble.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
     }
 
+    pub fn advice(&self) -> Option<&Trouble> {
+        self.kernel.as_ref().and_then(|kernel| kernel.advice.as_ref())
+    }
+
     fn announce(&self) {
+        if let Some(advice) = self.advice() {
+            tracing::warn!(
+                problem = advice.problem,
+                detail = advice.detail,
+                remedy = advice.remedy,
+                "the edge is slow"
+            );
+        }
         for trouble in self.troubles() {
             tracing::warn!(
                 interface = trouble.interface.as_deref().unwrap_or("-"),

@@ -36,6 +36,7 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "wanted": policy.mode.name(),
             "in_force": control.in_force().name(),
             "why": control.troubles().map(trouble).collect::<Vec<_>>(),
+            "advice": control.advice().map(trouble),
             "kill_switch": control.standings.is_killed(),
             "judges_connections": control.standings.executes(),
             "needs_restart": control.needs_restart,

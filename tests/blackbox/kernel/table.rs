@@ -140,6 +140,25 @@ fn judging() -> Vec<Row> {
     ]
 }
 
+/// Without CAP_PERFMON the verifier is stricter: no arithmetic on a packet's pointer, no comparison of it with a number.
+#[test]
+fn two_capabilities_load_it() {
+    use caps::{CapSet, Capability};
+
+    if !may_load("kernel::table::two_capabilities_load_it") {
+        return;
+    }
+    // Capabilities are a thread's own.
+    let poor = std::thread::spawn(|| {
+        let few = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN].into_iter().collect();
+        caps::set(None, CapSet::Effective, &few).expect("giving up is always allowed");
+        let mut loaded = Loaded::new(1_024, PORT);
+        denied(&mut loaded);
+        loaded.run(&frames::v4_options(L4::Syn(PORT), 3), 1).0
+    });
+    assert!(poor.join().expect("it loads and runs"), "and judges as always");
+}
+
 #[test]
 fn every_row_leaves_as_the_table_says() {
     if !may_load("kernel::table") {
