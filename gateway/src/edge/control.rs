@@ -7,7 +7,10 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use gateway_common::{Ceiling, Source, map::Verdict};
+use gateway_common::{
+    Ceiling, Source,
+    map::{LIST_ENTRIES_MAX, Verdict},
+};
 use ipnet::IpNet;
 
 use super::{
@@ -61,6 +64,8 @@ pub(super) struct Control {
     pub kernel: Option<Kernel>,
     /// Why there is no kernel program, if one was asked for.
     pub load_trouble: Option<Trouble>,
+    /// Lists that are longer than the kernel's.
+    list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
     pub needs_restart: bool,
     pub history: VecDeque<Decision>,
@@ -87,6 +92,7 @@ impl Control {
             writer,
             kernel: None,
             load_trouble: None,
+            list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
             decisions: 0,
@@ -135,14 +141,18 @@ impl Control {
 
     /// Loads and attaches, or detaches, as the policy says.
     fn guard(&mut self) {
-        let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty();
+        let wanted = wanted(&self.policy, &self.vital, self.seed);
+        // An address that the list has no room for could be dropped: then rather no program.
+        let is_safe = wanted.never_drop.len() <= LIST_ENTRIES_MAX as usize;
+        self.list_troubles = list_troubles(&wanted);
+        let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty() && is_safe;
         if !wants_kernel {
             self.unload();
         } else if self.kernel.is_none() {
             self.load();
         }
         // The program must know its rules before the first packet meets it.
-        self.writer.want(wanted(&self.policy, &self.vital, self.seed));
+        self.writer.want(wanted);
         self.writer.beat(crate::clock::monotonic_ns());
         self.attach();
     }
@@ -204,7 +214,10 @@ impl Control {
     }
 
     pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
-        self.load_trouble.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+        self.list_troubles
+            .iter()
+            .chain(&self.load_trouble)
+            .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
     }
 
     pub fn advice(&self) -> Option<&Trouble> {
@@ -338,6 +351,21 @@ fn verdict(decision: &Decision) -> Option<Verdict> {
         // The general ceiling holds for what the gate lets through.
         packets: Ceiling::UNLIMITED,
     })
+}
+
+fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
+    let lists = [
+        ("never_drop", &wanted.never_drop, "no program is loaded; name fewer or wider prefixes"),
+        ("deny", &wanted.deny, "the kernel denies the first ones only; name fewer or wider prefixes"),
+    ];
+    let too_long = lists.into_iter().filter(|(_, list, _)| list.len() > LIST_ENTRIES_MAX as usize);
+    let trouble = |(name, list, remedy): (&str, &Vec<IpNet>, &'static str)| Trouble {
+        interface: None,
+        problem: "list_too_long",
+        detail: format!("{name} has {} prefixes, the kernel's list holds {LIST_ENTRIES_MAX}", list.len()),
+        remedy,
+    };
+    too_long.map(trouble).collect()
 }
 
 /// The number of cells that holds at least `wanted`.

@@ -1,3 +1,5 @@
+//! The edge as a whole: its loop, its workers' side, and a kernel program on a loopback of the test's own.
+
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
@@ -213,8 +215,11 @@ fn a_decision_reaches_the_kernel_and_the_switch_undoes_it() {
         assert_eq!(running.edge.standings().admit_connection(LOOPBACK, monotonic_ns()), Admission::Admit);
         running.edge.kill_switch(true);
         assert!(connects(address), "everything passes by order");
+        running.edge.update(Policy::default());
+        running.edge.update(on_loopback(address.port()));
+        assert!(connects(address), "the order outlives a reload");
         running.edge.kill_switch(false);
-        assert!(!connects(address));
+        assert!(!connects(address), "and the verdict outlives both");
         until("an event", || running.edge.why(LOOPBACK)["events"][0]["reason"] == "drop");
         let status = running.edge.status();
         assert!(status["packets"]["drop"]["packets"].as_u64() >= Some(1), "{status:#}");
@@ -272,6 +277,11 @@ fn what_cannot_be_attached_is_named_with_its_remedy() {
         assert_eq!(in_force(&native_only.edge), "userspace");
         let nowhere = Running::start(Policy { interfaces: vec!["nowhere0".into()], ..enforce() });
         assert_eq!(refused(&nowhere.edge)["problem"], "no_interface");
+
+        let many = (0..1_100).map(|n| format!("10.{}.{}.1/32", n / 256, n % 256).parse().unwrap()).collect();
+        let crowded = Running::start(Policy { never_drop: many, ..on_loopback(address.port()) });
+        assert_eq!(refused(&crowded.edge)["problem"], "list_too_long");
+        assert_eq!(in_force(&crowded.edge), "userspace");
 
         let first = Running::start(on_loopback(address.port()));
         assert_eq!(in_force(&first.edge), "generic");

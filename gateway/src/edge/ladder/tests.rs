@@ -1,3 +1,5 @@
+//! The ladder's promises, one a test: who climbs, who never does, and for how long.
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
