@@ -117,6 +117,16 @@ fn connects(address: SocketAddr) -> bool {
 }
 
 #[test]
+fn the_loop_and_the_reporters_may_move_between_threads() {
+    fn is_send<T: Send>(_: &T) {}
+
+    let edge = Arc::new(Edge::start(Policy::default()));
+    is_send(&edge.reporter());
+    is_send(&edge.standings());
+    is_send(&edge.run(std::future::ready(())));
+}
+
+#[test]
 fn without_a_kernel_program_the_workers_gate_and_drop() {
     let running = Running::start(enforce());
     let (mut reporter, standings) = (running.edge.reporter(), running.edge.standings());
