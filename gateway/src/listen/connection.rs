@@ -1,4 +1,4 @@
-//! One client connection: TLS if asked, HTTP/1.1 or HTTP/2 as the client offers, and one coarse timer for all its limits.
+//! One client connection: TLS if asked, then HTTP/1.1 or HTTP/2 as the client offers.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -17,12 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::registry::{Entry, Order, Registry};
 use super::watched::Watched;
 use crate::clock;
-use crate::drain::Drained;
 use crate::proxy::exchange::Client;
 use crate::proxy::path::{self, Origin};
-use crate::proxy::presence::{Finding, Presence};
+use crate::proxy::presence::Presence;
 use crate::proxy::worker::Worker;
 
 /// Bytes of a request's head at most; hyper answers 431 beyond it.
@@ -31,7 +32,7 @@ const HEAD_MAX: usize = 64 * 1024;
 const FIELDS_MAX: usize = 128;
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool, drained: Drained) {
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool, registry: Rc<Registry>) {
     // Without it small answers wait for acknowledgements.
     let _ = tcp.set_nodelay(true);
     let Ok(local) = tcp.local_addr() else { return };
@@ -40,14 +41,14 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let header = worker.local().snapshot.settings.timeouts.header;
     if !tls {
         let Ok(Ok(h2)) = tokio::time::timeout(header, offers_h2(&tcp)).await else { return };
-        return http(worker, client, None, tcp, h2, drained).await;
+        return http(worker, client, None, tcp, h2, registry).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
     let Ok(Ok(stream)) = tokio::time::timeout(header, TlsAcceptor::from(config).accept(tcp)).await else { return };
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, stream, h2, drained).await;
+    http(worker, client, sni, stream, h2, registry).await;
 }
 
 /// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.3). No method of HTTP/1 begins with `PRI`.
@@ -65,17 +66,21 @@ async fn offers_h2(tcp: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, drained: Drained)
+async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, registry: Rc<Registry>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let presence = Presence::new(clock::monotonic_ns());
+    let registered = registry.add(&presence);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&presence)));
+    let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
+    let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
         let (worker, presence) = (Rc::clone(&worker), Arc::clone(&presence));
         service_fn(move |request: hyper::Request<Incoming>| {
             let (started_ns, serving) = presence.enter();
-            let origin = Origin { client, sni: sni.clone(), started_ns, serving };
+            let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
+            let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving };
             let worker = Rc::clone(&worker);
             async move { Ok::<_, Infallible>(path::serve(worker, origin, request).await) }
         })
@@ -91,7 +96,7 @@ where
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
         let connection = pin!(connection);
-        drive(&worker, connection, http2::Connection::graceful_shutdown, &presence, drained).await;
+        drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await;
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -100,35 +105,26 @@ where
             .serve_connection(io, service)
             .with_upgrades();
         let connection = pin!(connection);
-        drive(&worker, connection, http1::UpgradeableConnection::graceful_shutdown, &presence, drained).await;
+        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await;
     }
 }
 
-/// Polls a connection until it ends, is overdue, or has drained.
-async fn drive<C: Future>(
-    worker: &Worker,
-    mut connection: Pin<&mut C>,
-    finish: impl Fn(Pin<&mut C>),
-    presence: &Presence,
-    mut drained: Drained,
-) {
-    let timeouts = worker.local().snapshot.settings.timeouts;
-    let mut timer = pin!(tokio::time::sleep(timeouts.header.min(timeouts.idle)));
+/// Polls a connection until it ends, or the registry cuts it.
+async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) {
     let mut finishing = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = connection.as_mut() => return,
-            () = drained.wait(), if !finishing => {
+    std::future::poll_fn(|cx| {
+        match entry.order(cx.waker()) {
+            Order::Go => {}
+            Order::Finish if finishing => {}
+            Order::Finish => {
                 finishing = true;
                 finish(connection.as_mut());
             }
-            () = timer.as_mut() => match presence.judge(clock::monotonic_ns(), timeouts.header, timeouts.idle) {
-                Finding::Fine(left) => timer.as_mut().reset(tokio::time::Instant::now() + left),
-                Finding::Overdue => return,
-            },
+            Order::Cut => return Poll::Ready(()),
         }
-    }
+        connection.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
 }
 
 /// Runs hyper's streams on the worker's own thread.

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
+use super::registry::Registry;
 use crate::clock;
 use crate::config::Snapshot;
 use crate::drain::Drained;
@@ -64,10 +65,12 @@ async fn run(
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
+    let registry = Rc::new(Registry::default());
     for (socket, tls) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, tls, drained.clone()));
+        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, tls, Rc::clone(&registry), drained.clone()));
     }
     let mut tick = tokio::time::interval(TICK);
+    let mut finishing = false;
     loop {
         tokio::select! {
             command = inbox.recv() => match command {
@@ -78,12 +81,17 @@ async fn run(
             _ = tick.tick() => {
                 worker.renew_wall_clock();
                 worker.flush_log();
-                worker.pool.sweep(clock::monotonic_ns());
-                if drained.now() && worker.connections.get() == 0 {
+                let now_ns = clock::monotonic_ns();
+                worker.pool.sweep(now_ns);
+                registry.sweep(now_ns, worker.local().snapshot.settings.timeouts);
+                if finishing && worker.connections.get() == 0 {
                     break;
                 }
             }
-            () = drained.wait(), if !drained.now() => {}
+            () = drained.wait(), if !finishing => {
+                finishing = true;
+                registry.finish();
+            }
         }
     }
     worker.flush_log();
@@ -96,7 +104,7 @@ fn counted(worker: &Worker) -> metrics::Local {
     local
 }
 
-async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, mut drained: Drained) {
+async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, registry: Rc<Registry>, mut drained: Drained) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept"),
@@ -115,9 +123,9 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, mut drained:
                     continue;
                 }
                 let guard = Open::new(&worker);
-                let drained = drained.clone();
+                let registry = Rc::clone(&registry);
                 tokio::task::spawn_local(async move {
-                    connection::serve(Rc::clone(&guard.0), tcp, peer, tls, drained).await;
+                    connection::serve(Rc::clone(&guard.0), tcp, peer, tls, registry).await;
                 });
             }
             // The peer gave up in between: nothing to wait for.

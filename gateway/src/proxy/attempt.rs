@@ -17,7 +17,7 @@ use super::answer::{Lent, Source};
 use super::body::BodyError;
 use super::exchange::{Outcome, Response};
 use super::flight::Flight;
-use super::forward::{self, Added};
+use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
 use super::path::Answered;
 use super::reply::{Refusal, Reply};
@@ -38,8 +38,6 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let local = Rc::clone(&flight.local);
     let service_index = service;
     let service = &local.snapshot.services[service];
-    let stripped = flight.exchange.path.get(..stripped).unwrap_or_default().to_owned();
-    let added = forward::prepare(&mut flight.exchange, &stripped);
     let taken = Rc::new(Cell::new(flight.taken_bytes));
     let already = taken.get();
     taken.set(0);
@@ -52,7 +50,8 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
             missed.refusal = Refusal::NoTarget;
             break;
         };
-        match try_target(flight, service, &target, &added, body.clone(), upgrade, now_ns).await {
+        let asked = Asked { service, stripped, upgrade, now_ns };
+        match try_target(flight, &asked, &target, body.clone()).await {
             Ok(answered) => {
                 flight.taken_bytes = already + taken.get();
                 return Ok(answered);
@@ -87,15 +86,16 @@ fn next_target(flight: &Flight, id: usize, service: &Service) -> Option<Target> 
     Some(chosen.clone())
 }
 
-async fn try_target(
-    flight: &mut Flight,
-    service: &Service,
-    target: &Target,
-    added: &Added,
-    body: Lent,
+/// What stays the same whichever target is tried.
+struct Asked<'a> {
+    service: &'a Service,
+    stripped: usize,
     upgrade: bool,
     now_ns: u64,
-) -> Result<Answered, Missed> {
+}
+
+async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, body: Lent) -> Result<Answered, Missed> {
+    let Asked { service, now_ns, .. } = *asked;
     let ip = match target.ip {
         Some(ip) => Some(ip),
         None => flight.worker.resolver.address(&target.host, now_ns).await,
@@ -105,7 +105,8 @@ async fn try_target(
     let endpoint = Endpoint { address: SocketAddr::new(ip, target.port), tls };
     let started_unix_ns = flight.worker.wall_ns(now_ns);
     flight.tries.push(Try { address: endpoint.address, started_unix_ns, failed: false });
-    let connection = match flight.worker.pool.take(&endpoint) {
+    let berth = flight.worker.pool.berth(&endpoint, now_ns);
+    let connection = match berth.take() {
         Some(connection) => connection,
         None => connect(flight, service, &endpoint).await?,
     };
@@ -128,17 +129,19 @@ async fn try_target(
     };
     let method = ex.upstream_method.as_ref().unwrap_or(&ex.request.method);
     let websocket = HeaderValue::from_static("websocket");
+    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default());
     let head = RequestHead {
         method,
         target: path,
         host,
         headers: &ex.request.headers,
-        extra: &added.fields(),
-        upgrade: upgrade.then_some(&websocket),
+        withhold: &|name| border.withholds(name),
+        extra: &border.added(),
+        trailers: border.takes_trailers(),
+        upgrade: asked.upgrade.then_some(&websocket),
     };
     let idempotent = is_idempotent(method);
     let taken = Rc::clone(&body.taken);
-    let berth = flight.worker.pool.berth(&endpoint, now_ns);
     let exchange = connection.exchange(&head, body, berth);
     let limit = service.read_timeout.max(service.write_timeout);
     match within(limit, &taken, exchange).await {

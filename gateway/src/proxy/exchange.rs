@@ -131,6 +131,12 @@ pub struct Exchange {
     pub captures: Vec<(String, String)>,
     /// Where it came from.
     pub client: Client,
+    /// The TCP peer's address as text; one a connection.
+    pub peer_text: Rc<str>,
+    /// The client's address as text, when it is not the peer's.
+    pub client_text: Option<String>,
+    /// The port that the client connected to, as text; one a connection.
+    pub port_text: Rc<str>,
     /// The request's name.
     pub request_id: RequestId,
     /// Monotonic time of arrival, nanoseconds.
@@ -201,6 +207,9 @@ impl Exchange {
             host: "gateway.test".to_owned(),
             captures: Vec::new(),
             client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
+            peer_text: Rc::from("127.0.0.1"),
+            client_text: None,
+            port_text: Rc::from("8000"),
             request_id: RequestId::new(7),
             started_ns: 1_000_000_000,
             started_unix_ns: 1_700_000_000_000_000_000,

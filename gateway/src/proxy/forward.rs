@@ -1,12 +1,9 @@
 //! Headers at the border: what an upstream gets to know of the client and its request, and what is never passed on, in both
 //! directions (Kong's header rules; RFC 9110 §7.6.1 for hop-by-hop fields).
 
-use std::fmt::Write;
+use std::borrow::Cow;
 
-use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
 use super::exchange::Exchange;
@@ -15,56 +12,61 @@ use super::exchange::Exchange;
 pub const PRODUCT: &str = concat!("gateway/", env!("CARGO_PKG_VERSION"));
 const VIA_11: &str = concat!("1.1 gateway/", env!("CARGO_PKG_VERSION"));
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY: HeaderName = HeaderName::from_static("proxy");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-/// The request's id, to the upstream and to the client.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
-/// Milliseconds that the upstream took.
-pub const X_UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
-/// Milliseconds that the gateway took for a proxied request.
-pub const X_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
-/// Milliseconds that the gateway took for an answer of its own.
-pub const X_RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
+static X_UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+static X_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+static X_RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 
-/// Fields that a client may not speak for the gateway about; set anew, or kept only from a trusted peer.
-const OURS: [HeaderName; 8] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PATH,
-    X_FORWARDED_PORT,
-    X_FORWARDED_PREFIX,
-    X_FORWARDED_PROTO,
-    X_REAL_IP,
-    X_REQUEST_ID,
-];
+/// Fields of a request that end here: hop by hop, or spoken by the gateway itself.
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+            | "via"
+            | "x-real-ip"
+            | "x-kong-request-id"
+            | "x-forwarded-for"
+            | "x-forwarded-host"
+            | "x-forwarded-path"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-proto"
+    )
+}
 
-/// Removes hop-by-hop fields and those that `Connection` names. Fields that frame or carry identity are not nominable.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: SmallVec<[HeaderName; 4]> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .filter_map(|t| HeaderName::from_bytes(t.trim().as_bytes()).ok())
-            .filter(nominable)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &TRAILER] {
-        headers.remove(name);
-    }
+/// Fields that one hop says to the next (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "trailer"
+    )
+}
+
+type Names = SmallVec<[HeaderName; 4]>;
+
+/// The fields that `Connection` names. Those that frame or carry identity are not nominable.
+fn nominated(headers: &HeaderMap) -> Names {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    let tokens = values.flat_map(|v| v.split(',')).map(str::trim);
+    // The two that nearly every message has name nothing.
+    let names = tokens.filter(|t| !t.eq_ignore_ascii_case("keep-alive") && !t.eq_ignore_ascii_case("close"));
+    names.filter_map(|t| HeaderName::from_bytes(t.as_bytes()).ok()).filter(nominable).collect()
 }
 
 fn nominable(name: &HeaderName) -> bool {
@@ -74,113 +76,121 @@ fn nominable(name: &HeaderName) -> bool {
         || text.starts_with("x-"))
 }
 
-/// What the gateway adds for the upstream, formatted once.
-pub struct Added {
-    values: SmallVec<[(HeaderName, SmallVec<[u8; 48]>); 10]>,
-}
-
-impl Added {
-    /// The fields in the form that the upstream client writes.
-    #[must_use]
-    pub fn fields(&self) -> SmallVec<[(&HeaderName, &[u8]); 10]> {
-        self.values.iter().map(|(name, value)| (name, value.as_slice())).collect()
+/// Removes hop-by-hop fields and those that `Connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let mut names: Names = headers.keys().filter(|n| is_hop_by_hop(n)).cloned().collect();
+    if names.is_empty() {
+        return;
     }
-
-    fn put(&mut self, name: HeaderName, value: &[u8]) {
-        self.values.push((name, SmallVec::from_slice(value)));
-    }
-}
-
-/// Takes out of the request's headers what must not reach the upstream, and says what to add. `stripped` is the part of the
-/// path that `strip_path` took away.
-pub fn prepare(exchange: &mut Exchange, stripped: &str) -> Added {
-    let mut added = Added { values: SmallVec::new() };
-    let client = exchange.client;
-    let mut number = itoa::Buffer::new();
-    let headers = &mut exchange.request.headers;
-    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    strip_hop_by_hop(headers);
-    for name in [&TE, &PROXY, &EXPECT, &FORWARDED] {
-        // A client's Forwarded would stand beside ours and say something else.
-        if !(client.trusted && *name == FORWARDED) {
-            headers.remove(name);
-        }
-    }
-    headers.remove(PROXY_AUTHENTICATE);
-    if trailers {
-        added.put(TE, b"trailers");
-    }
-
-    let mut chain: SmallVec<[u8; 96]> = SmallVec::new();
-    for value in headers.get_all(X_FORWARDED_FOR) {
-        chain.extend_from_slice(value.as_bytes());
-        chain.extend_from_slice(b", ");
-    }
-    let mut peer = AddressText::default();
-    peer.write(client.peer.ip());
-    chain.extend_from_slice(peer.as_bytes());
-    added.put(X_FORWARDED_FOR, &chain);
-
-    let mut tell = |name: HeaderName, value: &[u8]| {
-        let kept = client.trusted.then(|| headers.get(&name)).flatten();
-        added.put(name, kept.map_or(value, HeaderValue::as_bytes));
-    };
-    tell(X_FORWARDED_PROTO, if client.tls { b"https" } else { b"http" });
-    tell(X_FORWARDED_HOST, exchange.host.as_bytes());
-    tell(X_FORWARDED_PORT, number.format(client.local_port).as_bytes());
-    tell(X_FORWARDED_PATH, exchange.raw_uri.split('?').next().unwrap_or_default().as_bytes());
-    if stripped.len() > 1 {
-        tell(X_FORWARDED_PREFIX, stripped.as_bytes());
-    }
-    let mut real = AddressText::default();
-    real.write(client.ip);
-    added.put(X_REAL_IP, real.as_bytes());
-    added.put(X_REQUEST_ID, exchange.request_id.as_str().as_bytes());
-    for name in &OURS {
+    names.extend(nominated(headers));
+    for name in names {
         headers.remove(name);
     }
-    headers.append(VIA, HeaderValue::from_static(VIA_11));
-    added
+}
+
+/// What stands between the client's fields and the upstream's.
+pub struct Border<'a> {
+    exchange: &'a Exchange,
+    nominated: Names,
+    chain: Cow<'a, str>,
+    via: Cow<'a, str>,
+    stripped: &'a str,
+}
+
+/// A field that the gateway adds.
+pub type Added<'a> = SmallVec<[(&'a HeaderName, &'a [u8]); 12]>;
+
+impl<'a> Border<'a> {
+    /// The border for one request. `stripped` is the part of the path that `strip_path` took away.
+    #[must_use]
+    pub fn new(exchange: &'a Exchange, stripped: &'a str) -> Self {
+        let headers = &exchange.request.headers;
+        Border {
+            exchange,
+            nominated: nominated(headers),
+            chain: joined(headers, &X_FORWARDED_FOR, &exchange.peer_text),
+            via: joined(headers, &VIA, VIA_11),
+            stripped,
+        }
+    }
+
+    /// Whether a field of the request stays on this side.
+    #[must_use]
+    pub fn withholds(&self, name: &HeaderName) -> bool {
+        ends_here(name)
+            || (*name == http::header::FORWARDED && !self.exchange.client.trusted)
+            || self.nominated.contains(name)
+    }
+
+    /// What the upstream is told of the client and its request.
+    #[must_use]
+    pub fn added(&'a self) -> Added<'a> {
+        let ex = self.exchange;
+        let mut added = Added::new();
+        let tell = |name: &'a HeaderName, own: &'a str| {
+            // A trusted peer's word about its client is kept.
+            let given = if ex.client.trusted { ex.request.headers.get(name) } else { None };
+            (name, given.map_or(own.as_bytes(), HeaderValue::as_bytes))
+        };
+        added.push((&X_FORWARDED_FOR, self.chain.as_bytes()));
+        added.push(tell(&X_FORWARDED_PROTO, if ex.client.tls { "https" } else { "http" }));
+        added.push(tell(&X_FORWARDED_HOST, &ex.host));
+        added.push(tell(&X_FORWARDED_PORT, &ex.port_text));
+        added.push(tell(&X_FORWARDED_PATH, ex.raw_uri.split('?').next().unwrap_or_default()));
+        if self.stripped.len() > 1 {
+            added.push(tell(&X_FORWARDED_PREFIX, self.stripped));
+        }
+        added.push((&X_REAL_IP, ex.client_text.as_deref().unwrap_or(&ex.peer_text).as_bytes()));
+        added.push((&X_REQUEST_ID, ex.request_id.as_str().as_bytes()));
+        added.push((&VIA, self.via.as_bytes()));
+        added
+    }
+
+    /// Whether the client takes trailers, which `TE` says to the next hop.
+    #[must_use]
+    pub fn takes_trailers(&self) -> bool {
+        self.exchange.request.headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+    }
+}
+
+/// The values that a list field has already, and ours behind them.
+fn joined<'a>(headers: &HeaderMap, name: &HeaderName, own: &'a str) -> Cow<'a, str> {
+    if !headers.contains_key(name) {
+        return Cow::Borrowed(own);
+    }
+    let mut text = String::new();
+    for value in headers.get_all(name) {
+        // Bytes beyond ASCII have no meaning in these fields; what is left of them cannot forge an element.
+        text.extend(value.as_bytes().iter().filter(|b| b.is_ascii() && !b.is_ascii_control()).map(|b| char::from(*b)));
+        text.push_str(", ");
+    }
+    text.push_str(own);
+    Cow::Owned(text)
 }
 
 /// Marks a proxied answer on its way to the client.
 pub fn mark_proxied(headers: &mut HeaderMap, exchange: &Exchange, upstream_ms: u64, gateway_ms: u64) {
     headers.append(VIA, HeaderValue::from_static(VIA_11));
-    headers.insert(X_UPSTREAM_LATENCY, HeaderValue::from(upstream_ms));
-    headers.insert(X_PROXY_LATENCY, HeaderValue::from(gateway_ms));
-    headers.insert(X_REQUEST_ID, id_value(exchange));
+    headers.insert(&X_UPSTREAM_LATENCY, number(upstream_ms));
+    headers.insert(&X_PROXY_LATENCY, number(gateway_ms));
+    headers.insert(&X_REQUEST_ID, id_value(exchange));
 }
 
 /// Marks an answer of the gateway itself.
 pub fn mark_own(headers: &mut HeaderMap, exchange: &Exchange, gateway_ms: u64) {
     headers.insert(http::header::SERVER, HeaderValue::from_static(PRODUCT));
-    headers.insert(X_RESPONSE_LATENCY, HeaderValue::from(gateway_ms));
-    headers.insert(X_REQUEST_ID, id_value(exchange));
+    headers.insert(&X_RESPONSE_LATENCY, number(gateway_ms));
+    headers.insert(&X_REQUEST_ID, id_value(exchange));
+}
+
+/// A number as a value; the small ones that nearly all latencies are cost no allocation.
+fn number(n: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    SMALL.get(n as usize).map_or_else(|| HeaderValue::from(n), |text| HeaderValue::from_static(text))
 }
 
 fn id_value(exchange: &Exchange) -> HeaderValue {
     HeaderValue::from_str(exchange.request_id.as_str()).unwrap_or(HeaderValue::from_static("-"))
-}
-
-/// An address's text without an allocation.
-#[derive(Default)]
-struct AddressText(SmallVec<[u8; 48]>);
-
-impl AddressText {
-    fn write(&mut self, ip: std::net::IpAddr) {
-        let _ = write!(self, "{ip}");
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Write for AddressText {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
 }
 
 #[cfg(test)]

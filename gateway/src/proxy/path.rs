@@ -25,6 +25,10 @@ use crate::router::{Facts, path};
 pub struct Origin {
     /// Where the connection comes from.
     pub client: Client,
+    /// The peer's address as text.
+    pub peer_text: Rc<str>,
+    /// The local port as text.
+    pub port_text: Rc<str>,
     /// SNI of a TLS connection.
     pub sni: Option<Rc<str>>,
     /// Monotonic time of the request's first byte, nanoseconds.
@@ -61,6 +65,9 @@ pub async fn serve(
         host: String::new(),
         captures: Vec::new(),
         client: origin.client,
+        peer_text: origin.peer_text,
+        client_text: None,
+        port_text: origin.port_text,
         request_id: worker.request_id(),
         started_ns: origin.started_ns,
         started_unix_ns: worker.wall_ns(origin.started_ns),

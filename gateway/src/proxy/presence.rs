@@ -1,4 +1,4 @@
-//! What a client connection is doing right now, so that one coarse timer can tell a slow client from a busy one without a
+//! What a client connection is doing right now, so that the worker's tick can tell a slow client from a busy one without a
 //! timer a request. Written by the connection's own thread only; atomics because hyper wants `Send`.
 
 use std::sync::Arc;

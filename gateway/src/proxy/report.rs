@@ -25,6 +25,7 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
     let last = value.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next());
     if let Some(ip) = last.and_then(|text| text.trim().parse::<IpAddr>().ok()) {
         exchange.client.ip = ip.to_canonical();
+        exchange.client_text = Some(exchange.client.ip.to_string());
     }
 }
 

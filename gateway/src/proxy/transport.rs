@@ -1,7 +1,6 @@
 //! A connection to an upstream: TCP, perhaps with TLS on it, and the worker's pool of idle ones.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustc_hash::FxHashMap;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -86,45 +86,24 @@ const SERVED_MAX: u64 = 10_000;
 /// How long a connection may stay idle (Kong `upstream_keepalive_idle_timeout`).
 const IDLE_NS: u64 = 60_000_000_000;
 
+type List = Rc<RefCell<Vec<Idle>>>;
+
 /// A worker's idle connections, newest first.
 #[derive(Default)]
-pub struct Pool(RefCell<HashMap<Endpoint, Vec<Idle>>>);
+pub struct Pool(RefCell<FxHashMap<Endpoint, List>>);
 
-/// The place that a connection goes back to when its answer is complete.
+/// The place of an endpoint's idle connections: where one comes from, and goes back to when its answer is complete.
+#[derive(Clone)]
 pub struct Berth {
-    pool: Rc<Pool>,
-    endpoint: Endpoint,
+    list: List,
     now_ns: u64,
 }
 
-impl Home<Transport> for Berth {
-    fn take_back(self, connection: Connection<Transport>) {
-        if connection.served() >= SERVED_MAX {
-            return;
-        }
-        let mut idle = self.pool.0.borrow_mut();
-        let list = match idle.get_mut(&self.endpoint) {
-            Some(list) => list,
-            None => idle.entry(self.endpoint).or_default(),
-        };
-        if list.len() < IDLE_MAX {
-            list.push(Idle { connection, since_ns: self.now_ns });
-        }
-    }
-}
-
-impl Pool {
-    /// The berth for a connection to `endpoint`.
-    #[must_use]
-    pub fn berth(self: &Rc<Self>, endpoint: &Endpoint, now_ns: u64) -> Berth {
-        Berth { pool: Rc::clone(self), endpoint: endpoint.clone(), now_ns }
-    }
-
+impl Berth {
     /// The newest idle connection that is still alive.
     #[must_use]
-    pub fn take(&self, endpoint: &Endpoint) -> Option<Connection<Transport>> {
-        let mut idle = self.0.borrow_mut();
-        let list = idle.get_mut(endpoint)?;
+    pub fn take(&self) -> Option<Connection<Transport>> {
+        let mut list = self.list.borrow_mut();
         while let Some(mut last) = list.pop() {
             if !last.connection.is_stale() {
                 return Some(last.connection);
@@ -132,19 +111,42 @@ impl Pool {
         }
         None
     }
+}
+
+impl Home<Transport> for Berth {
+    fn take_back(self, connection: Connection<Transport>) {
+        let mut list = self.list.borrow_mut();
+        if connection.served() < SERVED_MAX && list.len() < IDLE_MAX {
+            list.push(Idle { connection, since_ns: self.now_ns });
+        }
+    }
+}
+
+impl Pool {
+    /// The berth of `endpoint`.
+    #[must_use]
+    pub fn berth(&self, endpoint: &Endpoint, now_ns: u64) -> Berth {
+        let mut lists = self.0.borrow_mut();
+        let list = match lists.get(endpoint) {
+            Some(list) => Rc::clone(list),
+            None => Rc::clone(lists.entry(endpoint.clone()).or_default()),
+        };
+        Berth { list, now_ns }
+    }
 
     /// Closes what has been idle for too long.
     pub fn sweep(&self, now_ns: u64) {
         self.0.borrow_mut().retain(|_, list| {
-            list.retain_mut(|i| now_ns.saturating_sub(i.since_ns) < IDLE_NS && !i.connection.is_stale());
-            !list.is_empty()
+            let mut idle = list.borrow_mut();
+            idle.retain_mut(|i| now_ns.saturating_sub(i.since_ns) < IDLE_NS && !i.connection.is_stale());
+            !idle.is_empty() || Rc::strong_count(list) > 1
         });
     }
 
     /// Number of idle connections.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.borrow().values().map(Vec::len).sum()
+        self.0.borrow().values().map(|list| list.borrow().len()).sum()
     }
 
     /// Whether there is none.

@@ -1,10 +1,9 @@
 //! The table of routes in Kong's `traditional_compatible` order, and an index by host and path prefix so that a look-up
 //! touches only entries that can match.
 
-use std::collections::HashMap;
-
 use http::{HeaderMap, Method};
 use regex::Regex;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::pattern::{HeaderPattern, HostName, HostPattern, Methods, literal_prefix};
@@ -72,7 +71,7 @@ struct Entry {
 #[derive(Default)]
 struct PathIndex {
     /// Ranks of entries by the text that their paths begin with.
-    by_prefix: HashMap<Box<[u8]>, Vec<u32>>,
+    by_prefix: FxHashMap<Box<[u8]>, Vec<u32>>,
     /// The lengths that occur, shortest first.
     lengths: Vec<usize>,
 }
@@ -83,7 +82,7 @@ pub struct Router {
     routes: Vec<Matchers>,
     /// Highest priority first: the place is the rank.
     entries: Vec<Entry>,
-    by_host: HashMap<String, PathIndex>,
+    by_host: FxHashMap<String, PathIndex>,
     any_host: PathIndex,
 }
 
@@ -93,7 +92,7 @@ impl Router {
     pub fn new(routes: Vec<Matchers>) -> Self {
         let mut entries: Vec<Entry> = routes.iter().enumerate().flat_map(|(i, m)| entries_of(i, m)).collect();
         entries.sort_by_key(|e| std::cmp::Reverse((e.priority, routes[e.route].uuid)));
-        let mut router = Router { routes, entries, by_host: HashMap::new(), any_host: PathIndex::default() };
+        let mut router = Router { routes, entries, by_host: FxHashMap::default(), any_host: PathIndex::default() };
         router.index();
         router
     }

@@ -8,7 +8,7 @@ use http_body::Body;
 use super::failure::Reason;
 
 /// What the head of a request is written from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Any method but CONNECT.
     pub method: &'a Method,
@@ -19,9 +19,13 @@ pub struct RequestHead<'a> {
     /// End-to-end fields. Connection, Content-Length, Transfer-Encoding, TE, Upgrade and Host are ignored here. `Expect`
     /// is written if present, but the body does not wait for 100: remove it unless the upstream should see it.
     pub headers: &'a HeaderMap,
+    /// Fields of `headers` that are not written either.
+    pub withhold: &'a dyn Fn(&HeaderName) -> bool,
     /// Fields written after `headers`; the caller has removed the ones that they replace. Values as in
     /// [`HeaderValue`]: no control characters except tab. The ignored names must not be used.
     pub extra: &'a [(&'a HeaderName, &'a [u8])],
+    /// Writes `TE: trailers`: who asks takes trailers (RFC 9110 section 10.1.4).
+    pub trailers: bool,
     /// Protocol to ask for: writes `Connection: upgrade` and `Upgrade`; only then is 101 accepted.
     pub upgrade: Option<&'a HeaderValue>,
 }
@@ -59,7 +63,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Fra
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write_field(out, b"host", head.host);
     for (name, value) in head.headers {
-        if !is_ours(name) {
+        if !is_ours(name) && !(head.withhold)(name) {
             write_field(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -75,6 +79,9 @@ pub(super) fn write_head(out: &mut Vec<u8>, head: &RequestHead<'_>, framing: Fra
             write_field(out, b"content-length", itoa::Buffer::new().format(n).as_bytes());
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    if head.trailers {
+        out.extend_from_slice(b"te: trailers\r\n");
     }
     if let Some(protocol) = head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");

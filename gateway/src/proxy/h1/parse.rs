@@ -72,7 +72,8 @@ pub(super) fn parse_head(head: &Bytes, to_head: bool) -> Result<ResponseHead, Re
     };
     let status = StatusCode::from_u16(code).map_err(|_| Reason::HeadSyntax)?;
     let mut fields = Fields::default();
-    fields.map.reserve(response.headers.len());
+    // Room for what a proxy adds, so that the map does not grow.
+    fields.map.reserve(response.headers.len() + 5);
     for field in &*response.headers {
         fields.add(head, field)?;
     }
@@ -164,6 +165,10 @@ impl Fields {
             return Ok(());
         } else if name == header::CONNECTION {
             self.close |= has_close(value.as_bytes());
+            // These two nominate nothing: whoever passes the response on has nothing to take from them.
+            if matches!(value.as_bytes(), b"close" | b"keep-alive" | b"Keep-Alive") {
+                return Ok(());
+            }
         }
         self.map.append(name, value);
         Ok(())

@@ -229,7 +229,16 @@ impl Body for Frames {
 
 /// A plain head.
 pub fn head<'a>(method: &'a Method, headers: &'a HeaderMap) -> RequestHead<'a> {
-    RequestHead { method, target: "/x?y", host: b"up.test", headers, extra: &[], upgrade: None }
+    RequestHead {
+        method,
+        target: "/x?y",
+        host: b"up.test",
+        headers,
+        withhold: &|_| false,
+        extra: &[],
+        trailers: false,
+        upgrade: None,
+    }
 }
 
 /// A whole response.

@@ -140,7 +140,13 @@ fn heads_that_would_split_are_refused_before_a_byte() {
     ] {
         let (connection, peer) = connect([]);
         let failure = finish(connection.exchange(&head, Empty::<Bytes>::new(), Nest::new())).unwrap_err();
-        assert_eq!((failure.reason.word(), failure.side()), ("request_unfit", Side::Request), "{head:?}");
+        assert_eq!(
+            (failure.reason.word(), failure.side()),
+            ("request_unfit", Side::Request),
+            "{} {}",
+            head.method,
+            head.target
+        );
         assert!(!failure.may_retry());
         assert!(peer.borrow().written.is_empty() && peer.borrow().closed);
     }
