@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use super::h1::{self, Failure, RequestHead, Side};
 use super::path::Answered;
 use super::reply::{Refusal, Reply};
 use super::transport::{self, Endpoint};
+use super::worker::Worker;
 use crate::clock;
 use crate::config::snapshot::{Service, Target};
 use crate::telemetry::record::Try;
@@ -98,7 +101,7 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     let Asked { service, now_ns, .. } = *asked;
     let ip = match target.ip {
         Some(ip) => Some(ip),
-        None => flight.worker.resolver.address(&target.host, now_ns).await,
+        None => Box::pin(flight.worker.resolver.address(&target.host, now_ns)).await,
     };
     let Some(ip) = ip else { return Err(Missed { refusal: Refusal::NameResolution, again: true }) };
     let tls = service.tls.then(|| (Rc::from(target.host.as_str()), service.tls_verify));
@@ -108,7 +111,8 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     let berth = flight.worker.pool.berth(&endpoint, now_ns);
     let connection = match berth.take() {
         Some(connection) => connection,
-        None => connect(flight, service, &endpoint).await?,
+        // Boxed, as what follows only now and then: it would make every request's future larger.
+        None => Box::pin(connect(flight, service, &endpoint)).await?,
     };
     let ex = &flight.exchange;
     let path = match &ex.query {
@@ -144,8 +148,8 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     let taken = Rc::clone(&body.taken);
     let exchange = connection.exchange(&head, body, berth);
     let limit = service.read_timeout.max(service.write_timeout);
-    match within(limit, &taken, exchange).await {
-        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(Box::new((parts, body)))),
+    match within(&flight.worker, limit, now_ns, &taken, exchange).await {
+        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
         Some(Err(failure)) => Err(missed(&failure, idempotent)),
         None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
@@ -166,16 +170,30 @@ async fn connect(
 }
 
 /// Waits for `future` as long as the client's body makes progress, else at most `limit`.
-async fn within<T>(limit: Duration, taken: &Cell<u64>, future: impl Future<Output = T>) -> Option<T> {
+async fn within<T>(
+    worker: &Worker,
+    limit: Duration,
+    now_ns: u64,
+    taken: &Cell<u64>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    loop {
-        let before = taken.get();
-        match tokio::time::timeout(limit, future.as_mut()).await {
-            Ok(value) => return Some(value),
-            Err(_) if taken.get() != before => {}
-            Err(_) => return None,
+    let mut timer = worker.timers.set(now_ns, limit);
+    let mut before = taken.get();
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(value));
         }
-    }
+        while Pin::new(&mut timer).poll(cx).is_ready() {
+            if taken.get() == before {
+                return Poll::Ready(None);
+            }
+            before = taken.get();
+            timer.reset(clock::monotonic_ns(), limit);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn missed(failure: &Failure, idempotent: bool) -> Missed {

@@ -59,6 +59,7 @@ pub struct Flight {
 impl Flight {
     /// A request that begins.
     #[must_use]
+    #[inline]
     pub fn new(worker: Rc<Worker>, local: Rc<Local>, exchange: Exchange, serving: Serving) -> Self {
         Flight {
             worker,

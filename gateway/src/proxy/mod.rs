@@ -12,6 +12,7 @@ pub mod presence;
 pub mod reply;
 pub mod report;
 pub mod sanitize;
+pub mod timers;
 pub mod transport;
 pub mod tunnel;
 pub mod worker;

@@ -40,7 +40,7 @@ pub struct Origin {
 /// What the upstream, or a tunnel to it, gave.
 pub enum Answered {
     /// A response.
-    Response(Box<(http::response::Parts, super::answer::FromUpstream)>),
+    Response(http::response::Parts, Box<super::answer::FromUpstream>),
     /// A WebSocket.
     Upgraded(Box<(http::response::Parts, super::h1::Upgraded<super::transport::Transport>)>),
 }
@@ -81,7 +81,7 @@ pub async fn serve(
     };
     let mut flight = Box::new(Flight::new(worker, local, exchange, origin.serving));
     match decide(&mut flight, origin.sni.as_deref()).await {
-        Ok(Answered::Response(answer)) => proxied(flight, answer.0, answer.1).await,
+        Ok(Answered::Response(parts, body)) => proxied(flight, parts, body).await,
         Ok(Answered::Upgraded(upgraded)) => tunneled(flight, upgraded.0, upgraded.1, on_upgrade),
         Err(reply) => own(flight, &reply),
     }
@@ -169,7 +169,7 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
     for (i, slot) in route.chain.slots.iter().enumerate() {
         let Some(plugin) = slot.instance(flight.exchange.consumer(), flight.protocol()) else { continue };
         if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
-            hold_body(flight, bytes_max).await?;
+            Box::pin(hold_body(flight, bytes_max)).await?;
         }
         match plugin.on_request(&mut flight.exchange) {
             Flow::Continue => flight.note_ran(i, slot),
@@ -215,7 +215,7 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
 async fn proxied(
     mut flight: Box<Flight>,
     parts: http::response::Parts,
-    body: super::answer::FromUpstream,
+    body: Box<super::answer::FromUpstream>,
 ) -> hyper::Response<AnswerBody> {
     let now_ns = clock::monotonic_ns();
     flight.answered_ns = Some(now_ns);
@@ -227,9 +227,9 @@ async fn proxied(
     let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
     forward::mark_proxied(&mut response.headers, &flight.exchange, upstream_ns / 1_000_000, gateway_ns / 1_000_000);
     report::tell(&flight, None, now_ns);
-    let mut source = Source::Upstream(Box::new(body));
+    let mut source = Source::Upstream(body);
     if let Some(bytes_max) = response_limit(&flight, &response) {
-        source = attempt::hold_response(source, bytes_max, &mut response).await;
+        source = Box::pin(attempt::hold_response(source, bytes_max, &mut response)).await;
     }
     let held = response.body.is_some();
     finish_head(&mut flight, &mut response);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::exchange::{RequestId, RouteRef};
+use super::timers::Timers;
 use super::transport::{Pool, TlsClients};
 use crate::clock;
 use crate::config::Snapshot;
@@ -47,6 +48,8 @@ pub struct Worker {
     local: RefCell<Rc<Local>>,
     /// Idle upstream connections.
     pub pool: Rc<Pool>,
+    /// Timers to use again.
+    pub timers: Timers,
     /// Names to addresses.
     pub resolver: Rc<Resolver>,
     /// Turns of the load balancer.
@@ -77,6 +80,7 @@ impl Worker {
         Worker {
             local: RefCell::new(Local::new(snapshot)),
             pool: Rc::default(),
+            timers: Timers::default(),
             resolver: Rc::default(),
             turns: Turns::default(),
             tls,
