@@ -1,4 +1,13 @@
 //! The gateway as a library: rooms in the order in which a request meets them (docs/ARCHITECTURE.md).
 
 pub mod clock;
+pub mod config;
+pub mod document;
 pub mod edge;
+pub mod identity;
+pub mod limits;
+pub mod plugins;
+pub mod proxy;
+pub mod router;
+pub mod telemetry;
+pub mod upstreams;

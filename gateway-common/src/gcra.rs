@@ -1,0 +1,147 @@
+//! The generic cell rate algorithm in one word: the theoretical arrival time (TAT). Add, subtract, compare and one
+//! bounded multiplication, so that the kernel's cells and user space reach the same decision from the same numbers.
+
+/// Fraction bits of a token's length: a rate of 1 GB/s is one nanosecond a byte, and faster ones need a fraction.
+const FRACTION_BITS: u32 = 16;
+/// The longest token: one unit a second.
+const TOKEN_MAX: u64 = 1_000_000_000 << FRACTION_BITS;
+/// The most units one decision may cost (a frame of 128 KiB): with [`TOKEN_MAX`] the product stays below 2⁶³.
+pub const UNITS_MAX: u64 = (1 << 17) - 1;
+/// The deepest bucket: a day.
+const DEPTH_NS_MAX: u64 = 86_400_000_000_000;
+
+const _: () = assert!(TOKEN_MAX < u64::MAX / 2 / UNITS_MAX);
+
+/// A rate and a burst, as the arithmetic wants them. All zero means unlimited.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ceiling {
+    /// Nanoseconds that one unit takes, with 16 fraction bits.
+    token_q16: u64,
+    /// Nanoseconds by which the TAT may lie ahead of now: the burst.
+    depth_ns: u64,
+}
+
+impl Ceiling {
+    /// No ceiling.
+    pub const UNLIMITED: Self = Self { token_q16: 0, depth_ns: 0 };
+
+    /// `per_second` units a second in the long run, `burst` units at once. Zero for either means one: a ceiling that
+    /// lets nothing through is a verdict, not a ceiling. Division happens here, never in the kernel.
+    #[must_use]
+    pub fn new(per_second: u64, burst: u64) -> Self {
+        // Rounded up, so that rounding never admits more than was asked for.
+        let token_q16 = TOKEN_MAX.div_ceil(per_second.max(1));
+        let depth = (u128::from(token_q16) * u128::from(burst.max(1))) >> FRACTION_BITS;
+        let depth_ns = u64::try_from(depth).unwrap_or(DEPTH_NS_MAX).clamp(1, DEPTH_NS_MAX);
+        Self { token_q16, depth_ns }
+    }
+
+    /// Whether there is no ceiling.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unlimited(self) -> bool {
+        self.depth_ns == 0
+    }
+
+    /// Nanoseconds that `units` (held to [`UNITS_MAX`]) take, rounded down; a bucket is never charged less than one
+    /// nanosecond, or a rate above 1 GHz would cost nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn cost_ns(self, units: u64) -> u64 {
+        let units = if units > UNITS_MAX { UNITS_MAX } else { units };
+        (self.token_q16.wrapping_mul(units) >> FRACTION_BITS) + 1
+    }
+
+    /// The burst in nanoseconds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn depth_ns(self) -> u64 {
+        self.depth_ns
+    }
+}
+
+/// Whether an event that costs `cost_ns` may happen at `now`, and if so the cell's next word.
+///
+/// `None` leaves the cell as it is: what is refused is not charged. A word of zero is an unused cell.
+#[inline(always)]
+#[must_use]
+pub const fn decide(tat: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Option<u64> {
+    let start = if tat > now { tat } else { now };
+    let next = start.wrapping_add(cost_ns);
+    if next.wrapping_sub(now) > depth_ns { None } else { Some(next) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn admitted(ceiling: Ceiling, times: impl Iterator<Item = u64>, units: u64) -> u64 {
+        let mut tat = 0;
+        let mut count = 0;
+        for now in times {
+            if let Some(next) = decide(tat, now, ceiling.cost_ns(units), ceiling.depth_ns()) {
+                tat = next;
+                count += units;
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn a_burst_then_the_rate() {
+        let ceiling = Ceiling::new(1_000, 100);
+        let start = 5_000_000_000;
+        assert!((99..=100).contains(&admitted(ceiling, (0..500).map(|n| start + n), 1)));
+        let second = (0..1_000_000).map(|n| start + n * 1_000);
+        assert!((1_095..=1_100).contains(&admitted(ceiling, second, 1)));
+    }
+
+    #[test]
+    fn bytes_above_a_gigabyte_a_second_keep_their_fraction() {
+        let ceiling = Ceiling::new(10_000_000_000, 1_000_000);
+        assert_eq!(ceiling.cost_ns(1_500), 151);
+    }
+
+    #[test]
+    fn the_extremes_neither_wrap_nor_stick() {
+        let slow = Ceiling::new(0, 0);
+        assert_eq!(slow.cost_ns(u64::MAX), 1_000_000_000 * UNITS_MAX + 1);
+        let fast = Ceiling::new(u64::MAX, u64::MAX);
+        assert!(decide(0, 1, fast.cost_ns(1), fast.depth_ns()).is_some());
+        assert!(Ceiling::new(1, u64::MAX).depth_ns() == DEPTH_NS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn never_above_burst_plus_rate(
+            per_second in 1u64..2_000_000,
+            burst in 1u64..10_000,
+            start in 0u64..(1 << 62),
+            steps in prop::collection::vec((0u64..50_000_000, 1u64..4), 1..400),
+        ) {
+            let ceiling = Ceiling::new(per_second, burst);
+            let (mut tat, mut now, mut count) = (0, start, 0u64);
+            for (step, units) in steps {
+                now += step;
+                if let Some(next) = decide(tat, now, ceiling.cost_ns(units), ceiling.depth_ns()) {
+                    tat = next;
+                    count += units;
+                }
+                let elapsed = u128::from(now - start);
+                let allowed = u128::from(burst) + (elapsed * u128::from(per_second)).div_ceil(1_000_000_000);
+                prop_assert!(u128::from(count) <= allowed, "{count} > {allowed}");
+            }
+        }
+
+        #[test]
+        fn a_cell_recovers_after_its_depth(
+            per_second in 1u64..2_000_000, burst in 2u64..10_000, start in 0u64..(1 << 62),
+        ) {
+            let ceiling = Ceiling::new(per_second, burst);
+            let full = start + ceiling.depth_ns();
+            prop_assert!(decide(full, full, ceiling.cost_ns(1), ceiling.depth_ns()).is_some());
+        }
+    }
+}

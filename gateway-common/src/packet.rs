@@ -1,0 +1,204 @@
+//! What a frame says about its sender: Ethernet, VLAN tags, IPv4 with options, IPv6 with extension headers, and as much
+//! of TCP and UDP as a decision needs. It reads through a cursor that checks bounds, so the kernel and the host's tests
+//! run the same parser. It must not decide anything.
+
+use crate::source::Address;
+
+/// VLAN tags looked through (802.1Q, 802.1ad).
+pub const TAGS_MAX: usize = 2;
+/// IPv6 extension headers looked through.
+pub const EXTENSIONS_MAX: usize = 6;
+
+/// TCP's protocol number.
+pub const TCP: u8 = 6;
+/// UDP's protocol number.
+pub const UDP: u8 = 17;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_TAG: u16 = 0x8100;
+const ETHERTYPE_SERVICE_TAG: u16 = 0x88a8;
+const ETHERTYPE_OLD_SERVICE_TAG: u16 = 0x9100;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+const MOBILITY: u8 = 135;
+const HIP: u8 = 139;
+const SHIM6: u8 = 140;
+
+/// A position in a frame that cannot be read past its end.
+pub trait Cursor<'a>: Copy {
+    /// The next `N` bytes, if the frame has them.
+    fn bytes<const N: usize>(self) -> Option<&'a [u8; N]>;
+    /// The position `count` bytes on; it may lie past the end, where nothing can be read.
+    fn skip(self, count: usize) -> Self;
+}
+
+/// A whole frame in memory, for tests and for user space.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a>(pub &'a [u8]);
+
+impl<'a> Cursor<'a> for Frame<'a> {
+    fn bytes<const N: usize>(self) -> Option<&'a [u8; N]> {
+        self.0.first_chunk()
+    }
+
+    fn skip(self, count: usize) -> Self {
+        Frame(self.0.get(count..).unwrap_or_default())
+    }
+}
+
+/// What a decision needs of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// The sender, as the header claims.
+    pub address: Address,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// The destination port.
+    pub port: u16,
+    /// Whether it asks for a new TCP connection (SYN without ACK).
+    pub opens: bool,
+}
+
+/// Why a frame is none of the gateway's business, or cannot be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unparsed {
+    /// Shorter than its headers say, or a header that contradicts itself.
+    Malformed,
+    /// More VLAN tags than [`TAGS_MAX`].
+    ManyTags,
+    /// ARP.
+    Arp,
+    /// Neither IPv4 nor IPv6.
+    OtherEthertype,
+    /// ICMP or ICMPv6, with them neighbour discovery and packet-too-big.
+    Icmp,
+    /// A fragment other than the first: it has no port.
+    Fragment,
+    /// More extension headers than [`EXTENSIONS_MAX`].
+    ManyExtensions,
+    /// Neither TCP nor UDP.
+    OtherProtocol,
+}
+
+/// Reads a frame from its Ethernet header on.
+///
+/// # Errors
+/// Anything but a TCP or UDP header that can be read in full up to what [`Packet`] needs.
+#[inline(always)]
+pub fn parse<'a>(frame: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+    let ethernet = frame.bytes::<14>().ok_or(Unparsed::Malformed)?;
+    let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
+    let mut at = frame.skip(14);
+    for _ in 0..TAGS_MAX {
+        if !is_tag(ethertype) {
+            break;
+        }
+        let tag = at.bytes::<4>().ok_or(Unparsed::Malformed)?;
+        ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+        at = at.skip(4);
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(at),
+        ETHERTYPE_IPV6 => ipv6(at),
+        ETHERTYPE_ARP => Err(Unparsed::Arp),
+        other if is_tag(other) => Err(Unparsed::ManyTags),
+        _ => Err(Unparsed::OtherEthertype),
+    }
+}
+
+#[inline(always)]
+const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, ETHERTYPE_TAG | ETHERTYPE_SERVICE_TAG | ETHERTYPE_OLD_SERVICE_TAG)
+}
+
+/// RFC 791 §3.1.
+#[inline(always)]
+fn ipv4<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+    let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
+    let header_bytes = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || header_bytes < 20 {
+        return Err(Unparsed::Malformed);
+    }
+    let address = Address::v4([header[12], header[13], header[14], header[15]]);
+    let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    if fragment_offset != 0 {
+        return Err(Unparsed::Fragment);
+    }
+    transport(at.skip(header_bytes), header[9], address)
+}
+
+/// RFC 8200 §3, §4.
+#[inline(always)]
+fn ipv6<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+    let h = at.bytes::<40>().ok_or(Unparsed::Malformed)?;
+    if h[0] >> 4 != 6 {
+        return Err(Unparsed::Malformed);
+    }
+    let address = Address::v6(
+        [h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15]],
+        [h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23]],
+    );
+    let mut next = h[6];
+    let mut at = at.skip(40);
+    for _ in 0..EXTENSIONS_MAX {
+        let extension_bytes = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 => {
+                let e = at.bytes::<2>().ok_or(Unparsed::Malformed)?;
+                next = e[0];
+                (usize::from(e[1]) + 1) * 8
+            }
+            // RFC 4302 §2.2: the length counts 4-octet units, minus two.
+            AUTHENTICATION => {
+                let e = at.bytes::<2>().ok_or(Unparsed::Malformed)?;
+                next = e[0];
+                (usize::from(e[1]) + 2) * 4
+            }
+            FRAGMENT => {
+                let e = at.bytes::<8>().ok_or(Unparsed::Malformed)?;
+                if u16::from_be_bytes([e[2], e[3]]) & 0xfff8 != 0 {
+                    return Err(Unparsed::Fragment);
+                }
+                next = e[0];
+                8
+            }
+            _ => return transport(at, next, address),
+        };
+        at = at.skip(extension_bytes);
+    }
+    match next {
+        HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 | AUTHENTICATION | FRAGMENT => {
+            Err(Unparsed::ManyExtensions)
+        }
+        _ => transport(at, next, address),
+    }
+}
+
+#[inline(always)]
+fn transport<'a>(at: impl Cursor<'a>, protocol: u8, address: Address) -> Result<Packet, Unparsed> {
+    match protocol {
+        TCP => {
+            let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
+            let port = u16::from_be_bytes([header[2], header[3]]);
+            // RFC 9293 §3.1: ACK is 0x10, SYN is 0x02.
+            Ok(Packet { address, protocol, port, opens: header[13] & 0x12 == 0x02 })
+        }
+        UDP => {
+            let header = at.bytes::<8>().ok_or(Unparsed::Malformed)?;
+            let port = u16::from_be_bytes([header[2], header[3]]);
+            Ok(Packet { address, protocol, port, opens: false })
+        }
+        ICMP | ICMPV6 => Err(Unparsed::Icmp),
+        _ => Err(Unparsed::OtherProtocol),
+    }
+}
+
+#[cfg(test)]
+mod tests;

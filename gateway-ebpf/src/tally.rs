@@ -1,0 +1,87 @@
+//! What leaves is counted, and a few drops are shown. It must not change an outcome.
+
+use core::sync::atomic::AtomicU64;
+
+use aya_ebpf::{helpers::generated::bpf_xdp_load_bytes, programs::XdpContext};
+use gateway_common::{
+    Address,
+    gcra::decide,
+    judge::{Judgement, Tables as _},
+    map::{EVENT_HEAD_BYTES, EVENTS_PER_SECOND, Event},
+    packet::{Packet, Unparsed},
+    reason::Outcome,
+};
+
+use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, Maps};
+
+/// Nanoseconds between two events, and of the burst.
+const EVENT_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;
+const EVENTS_DEPTH_NS: u64 = 1_000_000_000;
+
+/// The one exit that counts.
+#[inline(always)]
+pub fn count(outcome: Outcome, frame_bytes: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(outcome.counter()) {
+        // SAFETY: this CPU's own element; an XDP program is not interrupted by another on the same CPU.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += frame_bytes;
+        }
+    }
+}
+
+/// Sends an event unless there were enough of them.
+#[inline(always)]
+pub fn sample(
+    ctx: &XdpContext,
+    judgement: &Judgement,
+    parsed: Result<Packet, Unparsed>,
+    frame_bytes: u64,
+) {
+    let Ok(packet) = parsed else { return };
+    if !is_due(judgement.now_ns) {
+        return;
+    }
+    emit(ctx, judgement, packet, frame_bytes);
+}
+
+/// One attempt: a lost race is a lost event.
+#[inline(always)]
+fn is_due(now_ns: u64) -> bool {
+    let Some(word) = EVENTS_TAT.get_ptr_mut(0) else { return false };
+    // SAFETY: an aligned word of the map, written by atomic operations only.
+    let tat = unsafe { AtomicU64::from_ptr(word) };
+    let seen = Maps::load(tat);
+    let Some(next) = decide(seen, now_ns, EVENT_NS, EVENTS_DEPTH_NS) else { return false };
+    Maps::compare_exchange(tat, seen, next).is_ok()
+}
+
+#[inline(always)]
+fn emit(ctx: &XdpContext, judgement: &Judgement, packet: Packet, frame_bytes: u64) {
+    let Some(mut slot) = EVENTS.reserve::<Event>(0) else { return };
+    let head_bytes = if frame_bytes < EVENT_HEAD_BYTES as u64 {
+        frame_bytes as u32
+    } else {
+        EVENT_HEAD_BYTES as u32
+    };
+    let address: Address = packet.address;
+    slot.write(Event {
+        at_ns: judgement.now_ns,
+        address,
+        decision: judgement.decision,
+        outcome: judgement.outcome.counter(),
+        frame_bytes: frame_bytes as u32,
+        port: packet.port,
+        protocol: packet.protocol,
+        head_bytes: head_bytes as u8,
+        spare: 0,
+        head: [0; EVENT_HEAD_BYTES],
+    });
+    // SAFETY: `write` above made the whole event; `head` holds at least `head_bytes` bytes.
+    unsafe {
+        let head = (&raw mut (*slot.as_mut_ptr()).head).cast();
+        // A frame that cannot be copied is shown without its head.
+        bpf_xdp_load_bytes(ctx.ctx, 0, head, head_bytes);
+    }
+    slot.submit(0);
+}

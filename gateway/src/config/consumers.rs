@@ -1,0 +1,195 @@
+//! Kong's `consumers` and their credentials.
+
+use std::collections::HashMap;
+
+use http::HeaderValue;
+
+use super::compile::reference;
+use super::ids;
+use crate::document::{Fields, Node, Place, Report};
+use crate::identity::{ApiKey, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret};
+
+/// Identities, and the plugins that were nested in consumers.
+#[derive(Default)]
+pub struct Read<'a> {
+    /// Consumers and credentials.
+    pub identities: Identities,
+    /// Nested plugins with their consumer.
+    pub plugins: Vec<(&'a Node, ConsumerIndex)>,
+}
+
+/// Credentials of plugins that are not built yet; each names its plugin.
+const NOT_BUILT: &[&str] = &["basicauth_credentials", "hmacauth_credentials", "oauth2_credentials"];
+
+/// Reads the consumers with all that is nested, then the top-level credentials.
+pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
+    let report = root.report;
+    let mut read = Read::default();
+    let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
+    let mut custom_ids: HashMap<String, Place> = HashMap::new();
+    let mut nested: Vec<(&'a str, &'a Node, Option<ConsumerIndex>)> = Vec::new();
+    for node in root.list("consumers").unwrap_or_default() {
+        let Some(f) = Fields::of(node, "consumer", report) else { continue };
+        let Some(consumer) = read_consumer(&f) else { continue };
+        if consumer.username.as_ref().is_some_and(|u| read.identities.consumer_named(u).is_some()) {
+            duplicate(report, f.place(), "consumers", "username", consumer.username.as_deref().unwrap_or_default());
+        }
+        if let Some(custom) = &consumer.custom_id
+            && custom_ids.insert(custom.clone(), f.place()).is_some()
+        {
+            duplicate(report, f.place(), "consumers", "custom_id", custom);
+        }
+        let index = read.identities.add_consumer(consumer);
+        for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+            nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
+        }
+        read.plugins.extend(f.list("plugins").unwrap_or_default().iter().map(|n| (n, index)));
+        if f.node("groups").is_some() {
+            report.error(f.place_of("groups"), "`groups` of a consumer is a key of decK and of the enterprise edition");
+        }
+    }
+    for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+        nested.extend(root.list(kind).unwrap_or_default().iter().map(|n| (kind, n, None)));
+    }
+    for (kind, node, owner) in nested {
+        credential(kind, node, owner, report, &mut read.identities, &mut groups);
+    }
+    for (index, names) in groups {
+        let header = HeaderValue::from_str(&names.join(", ")).ok();
+        if let Some(consumer) = read.identities.consumers.get_mut(index as usize) {
+            consumer.groups = names;
+            consumer.groups_header = header;
+        }
+    }
+    read
+}
+
+fn duplicate(report: &Report, place: Place, kind: &str, key: &str, value: &str) {
+    report.error(place, format!("uniqueness violation: '{kind}' entity with {key} set to '{value}' already declared"));
+}
+
+fn read_consumer(f: &Fields<'_>) -> Option<Consumer> {
+    let username = f.string("username");
+    let custom_id = f.string("custom_id");
+    let id = ids::of_entity(f, "consumers", username.as_deref()).to_string();
+    if username.is_none() && custom_id.is_none() {
+        f.report.mismatch(f.place(), "consumer has no name", "`username`, `custom_id` or both");
+        return None;
+    }
+    let header = |text: &Option<String>| text.as_ref().and_then(|t| HeaderValue::from_bytes(t.as_bytes()).ok());
+    Some(Consumer {
+        id_header: HeaderValue::from_str(&id).ok()?,
+        username_header: header(&username),
+        custom_id_header: header(&custom_id),
+        groups_header: None,
+        id,
+        username,
+        custom_id,
+        groups: Vec::new(),
+    })
+}
+
+/// Reads one credential; at top level its consumer is a reference, nested it must not be named again.
+fn credential(
+    kind: &str,
+    node: &Node,
+    owner: Option<ConsumerIndex>,
+    report: &Report,
+    identities: &mut Identities,
+    groups: &mut HashMap<ConsumerIndex, Vec<String>>,
+) {
+    if NOT_BUILT.contains(&kind) {
+        report.unsupported(node.place, format!("`{kind}`"), None);
+        return;
+    }
+    let Some(f) = Fields::of(node, kind, report) else { return };
+    let given = f.node("consumer");
+    let index = match (owner, given) {
+        (Some(_), Some(_)) => {
+            report.mismatch(f.place_of("consumer"), "`consumer` inside of a consumer", "value must be null");
+            return;
+        }
+        (Some(index), None) => index,
+        (None, given) => {
+            let name = given.and_then(reference).unwrap_or_default();
+            match identities.consumer_named(&name) {
+                Some(index) => index,
+                None => {
+                    report.error(
+                        f.place_of("consumer"),
+                        format!("invalid reference 'consumer: {name}' (no such entry in 'consumers')"),
+                    );
+                    return;
+                }
+            }
+        }
+    };
+    match kind {
+        "acls" => acl(&f, index, groups),
+        "keyauth_credentials" => api_key(&f, index, identities),
+        _ => jwt_secret(&f, index, identities),
+    }
+}
+
+fn acl(f: &Fields<'_>, index: ConsumerIndex, groups: &mut HashMap<ConsumerIndex, Vec<String>>) {
+    ids::of_entity(f, "acls", None);
+    let Some(group) = f.required_string("group") else { return };
+    let names = groups.entry(index).or_default();
+    if names.contains(&group) {
+        duplicate(f.report, f.place(), "acls", "group", &group);
+    } else {
+        names.push(group);
+    }
+}
+
+fn api_key(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
+    let key = f.string("key");
+    let id = ids::of_entity(f, "keyauth_credentials", key.as_deref()).to_string();
+    f.integer("ttl", 0..=100_000_000);
+    let Some(key) = key else {
+        f.report.mismatch(
+            f.place(),
+            "keyauth_credentials lacks `key`",
+            "a key: a random one would be unknown to everybody",
+        );
+        return;
+    };
+    if key.is_empty() || !identities.add_key(&key, ApiKey { id, consumer: index }) {
+        f.report.error(
+            f.place_of("key"),
+            "uniqueness violation: 'keyauth_credentials' entity with this key already declared, or empty",
+        );
+    }
+}
+
+fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
+    let key = f.string("key");
+    let id = ids::of_entity(f, "jwt_secrets", key.as_deref()).to_string();
+    let algorithm = f.choice("algorithm", JwtAlgorithm::NAMES).unwrap_or(JwtAlgorithm::HS256);
+    let secret = f.string("secret");
+    let public_key = f.string("rsa_public_key");
+    let Some(key) = key else {
+        f.report.mismatch(f.place(), "jwt_secrets lacks `key`", "the value of the token's key claim");
+        return;
+    };
+    let shared = matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512);
+    if !shared && public_key.is_none() {
+        f.report.mismatch(
+            f.place(),
+            format!("jwt_secrets with {} lacks `rsa_public_key`", algorithm.name()),
+            "a PEM public key",
+        );
+        return;
+    }
+    if shared && secret.is_none() {
+        f.report.mismatch(
+            f.place(),
+            "jwt_secrets lacks `secret`",
+            "a secret: a random one would be unknown to everybody",
+        );
+        return;
+    }
+    if !identities.add_jwt(JwtSecret { id, consumer: index, key: key.clone(), algorithm, secret, public_key }) {
+        duplicate(f.report, f.place_of("key"), "jwt_secrets", "key", &key);
+    }
+}

@@ -1,0 +1,17 @@
+//! From the text of a file to the immutable snapshot that requests run on. Every error is collected with its place; a
+//! snapshot exists only when there is none.
+
+mod certificates;
+mod compile;
+mod consumers;
+mod ids;
+mod migrate;
+mod plugins;
+mod routes;
+mod services;
+pub mod settings;
+pub mod snapshot;
+
+pub use compile::{Compiled, compile};
+pub use settings::{Environment, Listen, Settings};
+pub use snapshot::Snapshot;

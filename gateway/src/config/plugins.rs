@@ -1,0 +1,317 @@
+//! Kong's `plugins`: which instance runs on which route, in which order, for whom. Scope precedence is resolved here once,
+//! so that a request walks a slice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::compile::{Names, reference};
+use super::snapshot::{Chain, Instance, Protocols, Slot};
+use super::{ids, routes};
+use crate::document::{Fields, Node, Report};
+use crate::identity::{ConsumerIndex, Identities};
+use crate::plugins::{Kind, Plugin, REGISTRY, Setup, Shared};
+
+/// Where a plugin is declared: nested in an entity, or at top level with references.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// Place of the route.
+    pub route: Option<usize>,
+    /// Place of the service.
+    pub service: Option<usize>,
+    /// Place of the consumer.
+    pub consumer: Option<ConsumerIndex>,
+}
+
+/// A plugin entity, not yet compiled.
+pub struct Draft<'a> {
+    /// Its node.
+    pub node: &'a Node,
+    /// Where it was nested.
+    pub scope: Scope,
+}
+
+/// One compiled plugin entity.
+struct Declared {
+    kind: &'static Kind,
+    scope: Scope,
+    plugin: Arc<dyn Plugin>,
+    protocols: Protocols,
+}
+
+/// All plugin entities of a file.
+#[derive(Default)]
+pub struct Declarations(Vec<Declared>);
+
+/// Compiles every plugin entity.
+pub fn read(
+    drafts: &[Draft<'_>],
+    names: &Names<'_>,
+    identities: &Arc<Identities>,
+    shared: &Arc<Shared>,
+    report: &Report,
+) -> Declarations {
+    let mut seen = HashSet::new();
+    let mut declared = Vec::new();
+    for draft in drafts {
+        if let Some((plugin, enabled)) = read_one(draft, names, identities, shared, report) {
+            if !seen.insert((plugin.kind.name, plugin.scope)) {
+                let message = format!(
+                    "uniqueness violation: 'plugins' entity with name set to '{}' already declared in this scope",
+                    plugin.kind.name
+                );
+                report.error(draft.node.place, message);
+            } else if enabled {
+                declared.push(plugin);
+            }
+        }
+    }
+    Declarations(declared)
+}
+
+fn read_one(
+    draft: &Draft<'_>,
+    names: &Names<'_>,
+    identities: &Arc<Identities>,
+    shared: &Arc<Shared>,
+    report: &Report,
+) -> Option<(Declared, bool)> {
+    let f = Fields::of(draft.node, "plugin", report)?;
+    for other in ["instance_name", "ordering", "condition", "partials"] {
+        f.skip(other);
+    }
+    let enabled = f.boolean("enabled").unwrap_or(true);
+    let protocols = routes::protocols(&f, "protocols", Protocols(15))?;
+    let scope = scope(&f, draft.scope, names, identities)?;
+    let config = f.node("config");
+    let place = f.place_of("name");
+    let name = f.required_string("name")?;
+    let kind = known(&name, place, report, &f)?;
+    if scope.consumer.is_some() && !kind.consumer_scope {
+        report.mismatch(
+            place,
+            format!("plugin `{name}` cannot be configured for a consumer"),
+            "a route, a service, or no scope",
+        );
+        return None;
+    }
+    let key = format!("{name}:{:?}", scope);
+    let id = ids::of_entity(&f, "plugins", Some(&key)).to_string();
+    let setup = Setup {
+        identities,
+        shared,
+        report,
+        place: draft.node.place,
+        id: &id,
+        route: scope.route.map_or("", |r| names.routes[r].0.as_str()),
+        service: scope.service.map_or("", |s| names.services[s].0.as_str()),
+    };
+    let plugin = match config {
+        Some(node) => (kind.compile)(&Fields::of(node, "config", report)?, &setup),
+        None => (kind.compile)(&Fields::empty(draft.node.place, "config", report), &setup),
+    }?;
+    Some((Declared { kind, scope, plugin, protocols }, enabled))
+}
+
+/// The scope: where it is nested and what it refers to.
+fn scope(f: &Fields<'_>, nested: Scope, names: &Names<'_>, identities: &Identities) -> Option<Scope> {
+    let mut scope = nested;
+    let mut ok = true;
+    for (key, plural) in [("route", "routes"), ("service", "services"), ("consumer", "consumers")] {
+        let Some(node) = f.node(key) else { continue };
+        let name = reference(node).unwrap_or_default();
+        let found = match key {
+            "route" => {
+                let found = names.route(&name);
+                scope.route = scope.route.or(found);
+                found.is_some()
+            }
+            "service" => {
+                let found = names.service(&name);
+                scope.service = scope.service.or(found);
+                found.is_some()
+            }
+            _ => {
+                let found = identities.consumer_named(&name);
+                scope.consumer = scope.consumer.or(found);
+                found.is_some()
+            }
+        };
+        if !found {
+            f.report.error(node.place, format!("invalid reference '{key}: {name}' (no such entry in '{plural}')"));
+            ok = false;
+        }
+    }
+    if let Some(node) = f.node("consumer_group") {
+        f.report.error(node.place, "`consumer_group` is an enterprise scope");
+        ok = false;
+    }
+    ok.then_some(scope)
+}
+
+/// Kong's open-source plugins that are recognised and not built.
+const NOT_BUILT: &[&str] = &[
+    "acme",
+    "ai-prompt-decorator",
+    "ai-prompt-guard",
+    "ai-prompt-template",
+    "ai-proxy",
+    "ai-request-transformer",
+    "ai-response-transformer",
+    "aws-lambda",
+    "azure-functions",
+    "basic-auth",
+    "bot-detection",
+    "datadog",
+    "grpc-gateway",
+    "grpc-web",
+    "hmac-auth",
+    "http-log",
+    "ldap-auth",
+    "loggly",
+    "oauth2",
+    "opentelemetry",
+    "post-function",
+    "pre-function",
+    "proxy-cache",
+    "redirect",
+    "response-ratelimiting",
+    "session",
+    "standard-webhooks",
+    "statsd",
+    "syslog",
+    "tcp-log",
+    "udp-log",
+    "zipkin",
+];
+
+/// Plugins of Kong's enterprise edition.
+const ENTERPRISE: &[&str] = &[
+    "canary",
+    "degraphql",
+    "exit-transformer",
+    "forward-proxy",
+    "graphql-rate-limiting-advanced",
+    "header-cert-auth",
+    "injection-protection",
+    "jq",
+    "json-threat-protection",
+    "jwe-decrypt",
+    "jwt-signer",
+    "kafka-log",
+    "kafka-upstream",
+    "key-auth-enc",
+    "ldap-auth-advanced",
+    "mocking",
+    "mtls-auth",
+    "oas-validation",
+    "oauth2-introspection",
+    "opa",
+    "openid-connect",
+    "proxy-cache-advanced",
+    "rate-limiting-advanced",
+    "request-callout",
+    "request-transformer-advanced",
+    "request-validator",
+    "response-transformer-advanced",
+    "route-by-header",
+    "route-transformer-advanced",
+    "saml",
+    "service-protection",
+    "statsd-advanced",
+    "upstream-oauth",
+    "upstream-timeout",
+    "vault-auth",
+    "websocket-size-limit",
+    "websocket-validator",
+    "xml-threat-protection",
+];
+
+fn known(name: &str, place: crate::document::Place, report: &Report, f: &Fields<'_>) -> Option<&'static Kind> {
+    if let Some(kind) = crate::plugins::kind(name) {
+        return Some(kind);
+    }
+    // The rest of an entity that cannot be compiled is not judged.
+    f.skip("config");
+    for key in ["id", "tags", "created_at", "updated_at", "_comment", "_ignore", "_config"] {
+        f.skip(key);
+    }
+    if NOT_BUILT.contains(&name) {
+        report.unsupported(place, format!("plugin `{name}`"), None);
+    } else if ENTERPRISE.contains(&name) {
+        report.error(place, format!("`{name}` is a plugin of Kong's enterprise edition"));
+    } else {
+        let names: Vec<&str> = REGISTRY.iter().map(|k| k.name).chain(NOT_BUILT.iter().copied()).collect();
+        report.unknown(place, format!("unknown plugin `{name}`"), name, &names);
+    }
+    None
+}
+
+impl Declarations {
+    /// Number of plugins in force.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// An index that makes the chain of a route in time of its own plugins, not of all.
+    #[must_use]
+    pub fn index(&self) -> Index<'_> {
+        let mut index = Index::default();
+        for declared in &self.0 {
+            let slot = match (declared.scope.route, declared.scope.service) {
+                (Some(route), _) => index.by_route.entry(route).or_default(),
+                (None, Some(service)) => index.by_service.entry(service).or_default(),
+                (None, None) => &mut index.everywhere,
+            };
+            slot.push(declared);
+        }
+        index
+    }
+}
+
+/// Declarations by where they hold.
+#[derive(Default)]
+pub struct Index<'a> {
+    by_route: HashMap<usize, Vec<&'a Declared>>,
+    by_service: HashMap<usize, Vec<&'a Declared>>,
+    everywhere: Vec<&'a Declared>,
+}
+
+impl Index<'_> {
+    /// The chain of a route and its service: for each kind the most specific instance (Kong's scope precedence:
+    /// route+service, route, service, global; with a consumer each of these beats those without).
+    #[must_use]
+    pub fn chain(&self, route: usize, service: Option<usize>) -> Chain {
+        let own = self.by_route.get(&route).into_iter().flatten();
+        let of_service = service.and_then(|s| self.by_service.get(&s)).into_iter().flatten();
+        let mut slots: BTreeMap<usize, (Slot, i32, HashMap<ConsumerIndex, i32>)> = BTreeMap::new();
+        for declared in own.chain(of_service).chain(&self.everywhere) {
+            // A plugin scoped to a route and another route's service never runs.
+            if declared.scope.service.is_some() && declared.scope.service != service {
+                continue;
+            }
+            let Some(order) = REGISTRY.iter().position(|k| k.name == declared.kind.name) else { continue };
+            let (slot, base, consumers) = slots.entry(order).or_insert_with(|| {
+                (Slot { kind: declared.kind, base: None, consumers: HashMap::new() }, -1, HashMap::new())
+            });
+            let rank = i32::from(declared.scope.route.is_some()) * 2 + i32::from(declared.scope.service.is_some());
+            let instance = Instance { plugin: Arc::clone(&declared.plugin), protocols: declared.protocols };
+            match declared.scope.consumer {
+                None if rank > *base => {
+                    *base = rank;
+                    slot.base = Some(instance);
+                }
+                Some(consumer) if rank > consumers.get(&consumer).copied().unwrap_or(-1) => {
+                    consumers.insert(consumer, rank);
+                    slot.consumers.insert(consumer, instance);
+                }
+                _ => {}
+            }
+        }
+        let slots: Vec<Slot> = slots.into_values().map(|(slot, ..)| slot).collect();
+        let instances = || slots.iter().flat_map(|s| s.base.iter().chain(s.consumers.values()));
+        let metrics = slots.iter().find_map(|s| s.base.as_ref()?.plugin.metrics());
+        let logs = instances().any(|i| i.plugin.logs());
+        Chain { slots, metrics, logs }
+    }
+}

@@ -1,0 +1,269 @@
+//! Kong's `routes`.
+
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+use serde_json::json;
+
+use super::snapshot::{Chain, Protocols, Route};
+use super::{ids, migrate};
+use crate::document::{Fields, Node, Place, Report, Value};
+use crate::proxy::exchange::{RouteInfo, ServiceInfo};
+use crate::router::Matchers;
+use crate::router::path;
+use crate::router::pattern::{HeaderPattern, HostPattern, Methods, path_regex};
+
+/// A route and what is nested in it.
+pub struct Draft<'a> {
+    /// Compiled, but for its plugins.
+    pub route: Route,
+    /// What the router asks.
+    pub matchers: Matchers,
+    /// UUID.
+    pub id: String,
+    /// Name, or empty.
+    pub name: String,
+    /// Nested `plugins`.
+    pub plugins: &'a [Node],
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// The service that a route belongs to.
+pub struct Parent {
+    /// Place in the list of services.
+    pub index: usize,
+    /// For logs.
+    pub info: Arc<ServiceInfo>,
+}
+
+/// Reads one route. `old_paths` asks for the migration of formats before 3.0.
+pub fn read<'a>(
+    node: &'a Node,
+    parent: Option<Parent>,
+    top: bool,
+    index: usize,
+    old_paths: bool,
+    report: &'a Report,
+) -> Option<Draft<'a>> {
+    let f = Fields::of(node, "route", report)?;
+    if top {
+        f.skip("service");
+    }
+    let name = f.string("name").unwrap_or_default();
+    let uuid = ids::of_entity(&f, "routes", (!name.is_empty()).then_some(name.as_str()));
+    let protocols = protocols(&f, "protocols", Protocols(3))?;
+    let mut matchers = Matchers { uuid: uuid.as_u128(), ..Matchers::default() };
+    read_matchers(&f, &mut matchers, old_paths);
+    let redirects = [(426, ()), (301, ()), (302, ()), (307, ()), (308, ())];
+    let https_redirect = f.integer("https_redirect_status_code", 301..=426).unwrap_or(426);
+    if !redirects.iter().any(|(code, ())| *code == https_redirect) {
+        report.mismatch(
+            f.place_of("https_redirect_status_code"),
+            format!("`https_redirect_status_code` is {https_redirect}"),
+            "one of 426, 301, 302, 307, 308",
+        );
+    }
+    let strip_path = f.boolean("strip_path").unwrap_or(true);
+    let preserve_host = f.boolean("preserve_host").unwrap_or(false);
+    f.choice("path_handling", &[("v0", ()), ("v1", ())]);
+    f.boolean("request_buffering");
+    f.boolean("response_buffering");
+    for key in ["expression", "priority", "sources", "destinations", "filter_chains"] {
+        if f.node(key).is_some() {
+            report.unsupported(f.place_of(key), format!("`{key}` of a route"), None);
+        }
+    }
+    if matchers.methods.0.is_empty()
+        && matchers.hosts.is_empty()
+        && matchers.headers.is_empty()
+        && matchers.prefixes.is_empty()
+        && matchers.regexes.is_empty()
+        && matchers.snis.is_empty()
+        && !["paths", "hosts", "methods", "headers", "snis"].iter().any(|k| f.given(k))
+    {
+        report.error(f.place(), "must set one of 'methods', 'hosts', 'headers', 'paths' when 'protocols' is 'http'");
+    }
+    let json_of = |key: &str| node.member(key).map(Node::to_json);
+    let entity = json!({
+        "id": uuid.to_string(), "name": (!name.is_empty()).then_some(&name), "protocols": protocol_names(protocols),
+        "methods": json_of("methods"), "hosts": json_of("hosts"), "paths": json_of("paths"), "headers": json_of("headers"),
+        "snis": json_of("snis"), "strip_path": strip_path, "preserve_host": preserve_host,
+        "regex_priority": matchers.regex_priority, "https_redirect_status_code": https_redirect, "path_handling": "v0",
+        "request_buffering": true, "response_buffering": true,
+        "service": parent.as_ref().map(|p| json!({ "id": p.info.id })),
+    });
+    let info = RouteInfo {
+        index: index as u32,
+        id: uuid.to_string(),
+        name: name.clone(),
+        service: parent.as_ref().map(|p| Arc::clone(&p.info)),
+        entity,
+    };
+    let route = Route {
+        info: Arc::new(info),
+        service: parent.map(|p| p.index),
+        protocols,
+        https_redirect: https_redirect as u16,
+        strip_path,
+        preserve_host,
+        chain: Chain::default(),
+    };
+    let plugins = f.list("plugins").unwrap_or_default();
+    Some(Draft { route, matchers, id: uuid.to_string(), name, plugins, place: node.place })
+}
+
+const PROTOCOLS: &[(&str, u8)] = &[("http", 1), ("https", 2), ("grpc", 4), ("grpcs", 8)];
+const STREAM: &[&str] = &["tcp", "tls", "udp", "tls_passthrough"];
+
+/// A set of protocols; `default` when none is given. Stream protocols are refused by name.
+pub fn protocols<'a>(f: &Fields<'a>, name: &'a str, default: Protocols) -> Option<Protocols> {
+    let Some(given) = f.strings(name) else { return Some(default) };
+    let mut bits = 0;
+    for (place, text) in given {
+        match PROTOCOLS.iter().find(|(n, _)| *n == text) {
+            Some((_, bit)) => bits |= bit,
+            None if STREAM.contains(&text.as_str()) => {
+                // Plugins name stream protocols beside the others; for them it changes nothing.
+                if default.0 == 3 {
+                    f.report.unsupported(place, format!("protocol `{text}` of a route"), None);
+                    return None;
+                }
+            }
+            None if text == "ws" || text == "wss" => {
+                f.report.error(place, format!("protocol `{text}` is an enterprise protocol"))
+            }
+            None => {
+                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(STREAM.iter().copied()).collect();
+                f.report.unknown(place, format!("`{name}` has `{text}`"), &text, &names);
+            }
+        }
+    }
+    Some(Protocols(bits))
+}
+
+fn protocol_names(set: Protocols) -> Vec<&'static str> {
+    PROTOCOLS.iter().filter(|(_, bit)| set.0 & bit != 0).map(|(n, _)| *n).collect()
+}
+
+fn read_matchers(f: &Fields<'_>, m: &mut Matchers, old_paths: bool) {
+    for (place, text) in f.strings("methods").unwrap_or_default() {
+        let method = Method::from_bytes(text.as_bytes())
+            .ok()
+            .filter(|_| text.chars().all(|c| c.is_ascii_uppercase() || c == '-' || c == '_'));
+        match method {
+            Some(method) => m.methods.0.push(method),
+            None => f.report.mismatch(place, format!("`methods`: `{text}`"), "a method in upper case"),
+        }
+    }
+    m.methods = Methods(std::mem::take(&mut m.methods.0));
+    for (key, list) in [("hosts", &mut m.hosts), ("snis", &mut m.snis)] {
+        for (place, text) in f.strings(key).unwrap_or_default() {
+            match HostPattern::parse(text.trim_end_matches('.')) {
+                Ok(host) => list.push(host),
+                Err(what) => {
+                    f.report.mismatch(place, format!("`{key}`: `{text}`: {what}"), "a host name, *.suffix or prefix.*")
+                }
+            }
+        }
+    }
+    for (place, text) in f.strings("paths").unwrap_or_default() {
+        let text = if old_paths { migrate::path(&text) } else { text };
+        read_path(f, place, &text, m);
+    }
+    m.regex_priority = f.integer("regex_priority", 0..=2_147_483_647).unwrap_or(0) as u32;
+    if let Some(headers) = f.node("headers") {
+        read_headers(f, headers, m);
+    }
+}
+
+fn read_path(f: &Fields<'_>, place: Place, text: &str, m: &mut Matchers) {
+    if let Some(regex) = text.strip_prefix('~') {
+        if !regex.starts_with('/') && !regex.starts_with("^/") {
+            f.report.mismatch(
+                place,
+                format!("`paths`: `{text}`"),
+                "should start with: / (fixed path) or ~/ (regex path)",
+            );
+            return;
+        }
+        match path_regex(regex) {
+            Ok(compiled) => m.regexes.push((regex.to_owned(), compiled)),
+            Err(what) => f.report.mismatch(
+                place,
+                format!("`paths`: invalid regex: {what}"),
+                "the syntax of Rust's regex crate: no look-around, no back-references",
+            ),
+        }
+        return;
+    }
+    if !text.starts_with('/') {
+        f.report.mismatch(place, format!("`paths`: `{text}`"), "should start with: / (fixed path) or ~/ (regex path)");
+        return;
+    }
+    if text.contains("//") {
+        f.report.mismatch(place, format!("`paths`: `{text}`"), "a path without empty segments");
+        return;
+    }
+    match path::normalize(text) {
+        Ok(normal) => m.prefixes.push(normal.into_owned()),
+        Err(_) => f.report.mismatch(
+            place,
+            format!("`paths`: `{text}` is no plain path"),
+            "characters of a URI path; a regex begins with ~/",
+        ),
+    }
+}
+
+fn read_headers(f: &Fields<'_>, node: &Node, m: &mut Matchers) {
+    let Some(headers) = Fields::of(node, "`headers`", f.report) else { return };
+    for (key, value) in headers.all() {
+        let Ok(name) = HeaderName::from_bytes(key.name.to_ascii_lowercase().as_bytes()) else {
+            f.report.mismatch(key.place, format!("`headers`: `{}`", key.name), "a header name");
+            continue;
+        };
+        if name == http::header::HOST {
+            f.report.error(
+                key.place,
+                "`headers`: cannot contain 'host' header, which must be specified in the 'hosts' attribute",
+            );
+            continue;
+        }
+        let Value::Seq(items) = &value.value else {
+            f.report.mismatch(value.place, format!("`{}` is {}", key.name, value.kind()), "a list of values");
+            continue;
+        };
+        let values: Vec<String> = items
+            .iter()
+            .filter_map(|v| match &v.value {
+                Value::Str(s) => Some(s.clone()),
+                Value::Int(i) => Some(i.to_string()),
+                Value::Bool(b) => Some(b.to_string()),
+                _ => None,
+            })
+            .collect();
+        if values.len() != items.len() || values.is_empty() {
+            f.report.mismatch(value.place, format!("`headers`: `{}`", key.name), "a non-empty list of strings");
+            continue;
+        }
+        let regex = match values.as_slice() {
+            [only] => only
+                .strip_prefix("~*")
+                .map(|p| regex::RegexBuilder::new(p).case_insensitive(true).size_limit(1 << 20).build()),
+            _ => None,
+        };
+        let pattern = match regex.transpose() {
+            Ok(pattern) => pattern,
+            Err(_) => {
+                f.report.mismatch(
+                    value.place,
+                    format!("`headers`: `{}`: invalid regex", key.name),
+                    "the syntax of Rust's regex crate",
+                );
+                continue;
+            }
+        };
+        let values = values.into_iter().map(|v| v.to_ascii_lowercase()).collect();
+        m.headers.push(HeaderPattern { name, values, pattern });
+    }
+}

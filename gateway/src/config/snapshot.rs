@@ -1,0 +1,165 @@
+//! What requests run on: one immutable value, replaced as a whole.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::settings::Settings;
+use crate::identity::{ConsumerIndex, Identities};
+use crate::plugins::{Kind, MetricFlags, Plugin};
+use crate::proxy::exchange::{RouteInfo, ServiceInfo};
+use crate::router::Router;
+
+/// A protocol that a route or plugin is for (Kong `protocols`), as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols(pub u8);
+
+impl Protocols {
+    /// `http`.
+    pub const HTTP: Self = Protocols(1);
+    /// `https`.
+    pub const HTTPS: Self = Protocols(2);
+    /// `grpc`.
+    pub const GRPC: Self = Protocols(4);
+    /// `grpcs`.
+    pub const GRPCS: Self = Protocols(8);
+
+    /// Whether any of `other` is in this set.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Where requests of a service go: a name and port, or the targets of an upstream.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Host name or address.
+    pub host: String,
+    /// The address, when the host is one.
+    pub ip: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// Weight among the targets of an upstream.
+    pub weight: u32,
+    /// `Host` for the upstream.
+    pub host_header: HeaderValue,
+}
+
+/// Kong's `services` entity.
+#[derive(Debug)]
+pub struct Service {
+    /// For logs.
+    pub info: Arc<ServiceInfo>,
+    /// Whether the upstream speaks TLS.
+    pub tls: bool,
+    /// Whether its certificate is verified (`tls_verify`).
+    pub tls_verify: bool,
+    /// Path, `/` when none is given.
+    pub path: String,
+    /// Further attempts after the first.
+    pub retries: u32,
+    /// `connect_timeout`.
+    pub connect_timeout: Duration,
+    /// `write_timeout`.
+    pub write_timeout: Duration,
+    /// `read_timeout`.
+    pub read_timeout: Duration,
+    /// One target, or those of an upstream with a weight above 0.
+    pub targets: Vec<Target>,
+    /// Sum of the targets' weights.
+    pub weight_sum: u32,
+}
+
+/// One configured plugin.
+pub struct Instance {
+    /// Its behaviour.
+    pub plugin: Arc<dyn Plugin>,
+    /// Protocols for which it runs.
+    pub protocols: Protocols,
+}
+
+/// One kind of plugin in a chain: the instance for everybody, and those of single consumers.
+pub struct Slot {
+    /// The kind.
+    pub kind: &'static Kind,
+    /// Most specific instance without a consumer.
+    pub base: Option<Instance>,
+    /// Most specific instance for a consumer.
+    pub consumers: HashMap<ConsumerIndex, Instance>,
+}
+
+impl Slot {
+    /// The instance that runs for `consumer`, if any (Kong's scope precedence is resolved when the chain is built).
+    #[must_use]
+    pub fn instance(&self, consumer: Option<ConsumerIndex>, protocol: Protocols) -> Option<&dyn Plugin> {
+        let own = consumer.and_then(|c| self.consumers.get(&c));
+        let instance = own.or(self.base.as_ref())?;
+        instance.protocols.has(protocol).then_some(&*instance.plugin)
+    }
+}
+
+/// The plugins of a route, in the order in which they run.
+#[derive(Default)]
+pub struct Chain {
+    /// One a kind.
+    pub slots: Vec<Slot>,
+    /// What the prometheus plugin of this chain counts.
+    pub metrics: Option<MetricFlags>,
+    /// Whether any instance wants the log record.
+    pub logs: bool,
+}
+
+/// Kong's `routes` entity.
+pub struct Route {
+    /// For logs, metrics, echoes.
+    pub info: Arc<RouteInfo>,
+    /// Place of its service in `Snapshot::services`.
+    pub service: Option<usize>,
+    /// `protocols`.
+    pub protocols: Protocols,
+    /// `https_redirect_status_code`.
+    pub https_redirect: u16,
+    /// `strip_path`.
+    pub strip_path: bool,
+    /// `preserve_host`.
+    pub preserve_host: bool,
+    /// Its plugins.
+    pub chain: Chain,
+}
+
+/// One whole configuration.
+pub struct Snapshot {
+    /// The `gateway:` block.
+    pub settings: Settings,
+    /// Services in file order.
+    pub services: Vec<Service>,
+    /// Routes in file order.
+    pub routes: Vec<Route>,
+    /// Finds a route.
+    pub router: Router,
+    /// Consumers and credentials.
+    pub identities: Arc<Identities>,
+    /// Certificates by SNI; absent without `certificates`.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Counts of entities, for the status.
+    pub counts: Counts,
+    /// SHA-256 of the text, hexadecimal.
+    pub hash: String,
+    /// The text it was made of.
+    pub text: String,
+}
+
+/// How many entities there are.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counts {
+    pub services: usize,
+    pub routes: usize,
+    pub consumers: usize,
+    pub plugins: usize,
+    pub upstreams: usize,
+}

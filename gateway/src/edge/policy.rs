@@ -1,0 +1,151 @@
+//! What the configuration wants of the edge, as plain values. It must not know how any of it is carried out.
+
+use std::time::Duration;
+
+use gateway_common::map::RunMode;
+use ipnet::IpNet;
+
+/// Whether the edge acts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Nothing is attached, nothing is counted.
+    #[default]
+    Off,
+    /// Everything is decided and counted, nothing is dropped.
+    Shadow,
+    /// Decisions are carried out.
+    Enforce,
+}
+
+impl Mode {
+    /// The word for logs, metrics and the status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shadow => "shadow",
+            Self::Enforce => "enforce",
+        }
+    }
+
+    pub(super) fn run(self) -> RunMode {
+        match self {
+            Self::Off => RunMode::Off,
+            Self::Shadow => RunMode::Shadow,
+            Self::Enforce => RunMode::Enforce,
+        }
+    }
+}
+
+/// A ceiling as the operator writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Units (packets, bytes, connections) a second in the long run.
+    pub per_second: u64,
+    /// Units that may come at once.
+    pub burst: u64,
+}
+
+/// Ceilings for each source; none means unlimited. They shed the excess and never create a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ceilings {
+    /// Packets to the protected ports.
+    pub packets: Option<Rate>,
+    /// Bytes of whole frames to the protected ports.
+    pub bytes: Option<Rate>,
+    /// New TCP connections to the protected ports.
+    pub connections: Option<Rate>,
+}
+
+/// Everything that the edge is asked to do.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Policy {
+    /// Whether it acts.
+    pub mode: Mode,
+    /// Interfaces to attach to; none means that only the user-space executor works.
+    pub interfaces: Vec<String>,
+    /// Whether the slow generic mode is acceptable where the driver has no native one.
+    pub allow_generic: bool,
+    /// Whether the kernel keeps its verdicts when the control plane stops beating.
+    pub hold: bool,
+    /// Bits of an IPv6 address that make one source, 48–64.
+    pub v6_prefix: u8,
+    /// Never dropped, whatever else holds.
+    pub never_drop: Vec<IpNet>,
+    /// Proxies in front of the gateway: never dropped, and never blamed for what their clients do.
+    pub trusted: Vec<IpNet>,
+    /// Always dropped.
+    pub deny: Vec<IpNet>,
+    /// TCP and UDP ports of the gateway's own listeners: nothing else on the host is touched.
+    pub ports: Vec<u16>,
+    /// Ceilings for each source.
+    pub ceilings: Ceilings,
+    /// Cells for the ceilings, rounded up to a power of two (32 bytes each).
+    pub cells: u32,
+    /// Verdicts held at once.
+    pub verdicts_max: u32,
+    /// The ladder from the requests seen to verdicts; none means that nothing is ever escalated.
+    pub ladder: Option<LadderPolicy>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            interfaces: Vec::new(),
+            allow_generic: false,
+            hold: false,
+            v6_prefix: gateway_common::source::V6_PREFIX,
+            never_drop: Vec::new(),
+            trusted: Vec::new(),
+            deny: Vec::new(),
+            ports: Vec::new(),
+            ceilings: Ceilings::default(),
+            cells: 65_536,
+            verdicts_max: 65_536,
+            ladder: Some(LadderPolicy::default()),
+        }
+    }
+}
+
+/// The ladder's evidence and durations.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LadderPolicy {
+    /// Strikes (requests sent before Retry-After is over) that degrade a source.
+    pub degrade_after: u32,
+    /// Within this time.
+    pub degrade_window: Duration,
+    /// How long a source stays degraded.
+    pub degrade_for: Duration,
+    /// Failed requests (400, 401) in one run, within the same window, that count like `degrade_after` strikes.
+    pub failures_run: u32,
+    /// How long the first SYN gate lasts; it doubles with each further one.
+    pub gate_for: Duration,
+    /// The longest verdict.
+    pub gate_max: Duration,
+    /// Strikes over connections that outlived the gate, within the window, that drop the source altogether.
+    pub drop_after: u32,
+    /// How long earlier verdicts lengthen the next one.
+    pub memory: Duration,
+    /// How long a neighbour's good answers protect the source they share.
+    pub neighbour_window: Duration,
+    /// Sources watched at once.
+    pub sources_max: u32,
+}
+
+impl Default for LadderPolicy {
+    fn default() -> Self {
+        Self {
+            degrade_after: 20,
+            degrade_window: Duration::from_secs(10),
+            degrade_for: Duration::from_secs(30),
+            failures_run: 20,
+            gate_for: Duration::from_secs(60),
+            gate_max: Duration::from_secs(3_600),
+            drop_after: 50,
+            memory: Duration::from_secs(3_600),
+            neighbour_window: Duration::from_secs(300),
+            sources_max: 65_536,
+        }
+    }
+}

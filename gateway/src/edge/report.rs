@@ -1,0 +1,301 @@
+//! A worker's way to tell the control plane what it saw: bounded, never blocking, and nearly free when all is well.
+//! It must not decide anything.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use gateway_common::Source;
+use tokio::sync::mpsc;
+
+/// Offences waiting for the control plane.
+const OFFENCES_WAITING_MAX: usize = 4_096;
+/// Tallies of good answers waiting for the control plane.
+const GOODS_WAITING_MAX: usize = 16_384;
+/// Slots of a worker's table of good answers (a power of two).
+const SLOTS: usize = 1_024;
+/// The first good answers of a visitor are told at once, so that a short visit counts as a neighbour too.
+const TOLD_AT_ONCE: u32 = 5;
+/// After that, one tally a second.
+const TALLY_NS: u64 = 1_000_000_000;
+/// Bytes kept of a plugin's, a route's, a request's name.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Who spoke, beyond the address: the strongest that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Identity {
+    /// An authenticated credential, hashed.
+    Credential(u64),
+    /// A User-Agent header, hashed.
+    UserAgent(u64),
+    /// Nothing was presented.
+    None,
+}
+
+/// What a request did wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OffenceKind {
+    /// It was over its quota and was told when to come again.
+    RateLimited {
+        /// The value of the Retry-After header that was sent.
+        retry_after: Duration,
+    },
+    /// Its credentials were refused (401).
+    Unauthorized,
+    /// It was not understood (400).
+    BadRequest,
+}
+
+impl OffenceKind {
+    /// The word for records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::BadRequest => "bad_request",
+        }
+    }
+}
+
+/// A request that was refused. Answers that the edge itself caused are not offences and must not be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Offence<'a> {
+    /// The client's address.
+    pub source: IpAddr,
+    /// Who the client says it is.
+    pub identity: Identity,
+    /// What it did.
+    pub kind: OffenceKind,
+    /// The plugin that refused it.
+    pub plugin: &'a str,
+    /// The route it asked for.
+    pub route: &'a str,
+    /// The request's id, as in the access log.
+    pub request_id: &'a str,
+}
+
+/// Why a decision was made, in the words of the request that tripped it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// The plugin that refused the request.
+    pub plugin: Box<str>,
+    /// The route it asked for.
+    pub route: Box<str>,
+    /// The request's id, as in the access log.
+    pub request_id: Box<str>,
+}
+
+/// An offence on its way to the ladder.
+#[derive(Clone, Debug)]
+pub(super) struct OffenceTold {
+    pub at_ns: u64,
+    pub ip: IpAddr,
+    pub source: Source,
+    pub identity: Identity,
+    pub kind: OffenceKind,
+    pub cause: Cause,
+}
+
+/// Good answers of one visitor since the last tally.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GoodTold {
+    pub at_ns: u64,
+    pub source: Source,
+    pub identity: Identity,
+    pub count: u32,
+}
+
+/// What the workers share with the control plane.
+pub(super) struct Desk {
+    /// Whether anybody listens: without a ladder a report costs one load.
+    pub open: AtomicBool,
+    pub v6_prefix: AtomicU8,
+    pub lost_offences: AtomicU64,
+    pub lost_goods: AtomicU64,
+    offences: mpsc::Sender<OffenceTold>,
+    goods: SyncSender<GoodTold>,
+}
+
+/// The control plane's end.
+pub(super) struct Inbox {
+    pub offences: mpsc::Receiver<OffenceTold>,
+    /// Polled before each decision and each second: a good answer wakes nobody.
+    pub goods: Receiver<GoodTold>,
+}
+
+pub(super) fn desk() -> (Arc<Desk>, Inbox) {
+    let (offences, offences_in) = mpsc::channel(OFFENCES_WAITING_MAX);
+    let (goods, goods_in) = sync_channel(GOODS_WAITING_MAX);
+    let desk = Desk {
+        open: AtomicBool::new(false),
+        v6_prefix: AtomicU8::new(gateway_common::source::V6_PREFIX),
+        lost_offences: AtomicU64::new(0),
+        lost_goods: AtomicU64::new(0),
+        offences,
+        goods,
+    };
+    (Arc::new(desk), Inbox { offences: offences_in, goods: goods_in })
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    source: Source,
+    identity: Identity,
+    /// Good answers not told yet.
+    untold: u32,
+    /// Good answers told since this visitor took the slot, counted up to `TOLD_AT_ONCE`.
+    told: u32,
+    told_at_ns: u64,
+}
+
+/// One for each worker.
+pub struct Reporter {
+    desk: Arc<Desk>,
+    slots: Box<[Option<Slot>]>,
+}
+
+impl Reporter {
+    pub(super) fn new(desk: Arc<Desk>) -> Self {
+        Self { desk, slots: vec![None; SLOTS].into_boxed_slice() }
+    }
+
+    /// Counts an answer below 400. `now_ns` is the monotonic clock.
+    pub fn good(&mut self, now_ns: u64, source: IpAddr, identity: Identity) {
+        if !self.desk.open.load(Ordering::Relaxed) {
+            return;
+        }
+        let source = Source::new(source, self.desk.v6_prefix.load(Ordering::Relaxed));
+        let slot = &mut self.slots[index(source, identity)];
+        if let Some(seen) = slot
+            && seen.source == source
+            && seen.identity == identity
+        {
+            seen.untold = seen.untold.saturating_add(1);
+            if seen.told >= TOLD_AT_ONCE && now_ns.saturating_sub(seen.told_at_ns) < TALLY_NS {
+                return;
+            }
+            tell(&self.desk, seen, now_ns);
+            return;
+        }
+        if let Some(previous) = slot
+            && previous.untold > 0
+        {
+            tell(&self.desk, previous, now_ns);
+        }
+        let mut fresh = Slot { source, identity, untold: 1, told: 0, told_at_ns: now_ns };
+        tell(&self.desk, &mut fresh, now_ns);
+        *slot = Some(fresh);
+    }
+
+    /// Tells the control plane of a refused request. Full means counted, not waited for.
+    pub fn offence(&mut self, now_ns: u64, offence: &Offence<'_>) {
+        if !self.desk.open.load(Ordering::Relaxed) {
+            return;
+        }
+        let told = OffenceTold {
+            at_ns: now_ns,
+            ip: offence.source,
+            source: Source::new(offence.source, self.desk.v6_prefix.load(Ordering::Relaxed)),
+            identity: offence.identity,
+            kind: offence.kind,
+            cause: Cause {
+                plugin: cut(offence.plugin),
+                route: cut(offence.route),
+                request_id: cut(offence.request_id),
+            },
+        };
+        if self.desk.offences.try_send(told).is_err() {
+            self.desk.lost_offences.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn tell(desk: &Desk, slot: &mut Slot, now_ns: u64) {
+    let told = GoodTold { at_ns: now_ns, source: slot.source, identity: slot.identity, count: slot.untold };
+    if desk.goods.try_send(told).is_err() {
+        desk.lost_goods.fetch_add(1, Ordering::Relaxed);
+    }
+    slot.told = slot.told.saturating_add(slot.untold);
+    slot.untold = 0;
+    slot.told_at_ns = now_ns;
+}
+
+fn index(source: Source, identity: Identity) -> usize {
+    let word = match identity {
+        Identity::Credential(hash) => hash,
+        Identity::UserAgent(hash) => !hash,
+        Identity::None => 0,
+    };
+    source.hash([word, 0]) as usize & (SLOTS - 1)
+}
+
+fn cut(text: &str) -> Box<str> {
+    if text.len() <= NAME_BYTES_MAX {
+        return text.into();
+    }
+    text[..text.floor_char_boundary(NAME_BYTES_MAX)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn open_desk() -> (Reporter, Inbox) {
+        let (desk, inbox) = desk();
+        desk.open.store(true, Ordering::Relaxed);
+        (Reporter::new(desk), inbox)
+    }
+
+    #[test]
+    fn a_short_visit_is_told_at_once_and_a_long_one_once_a_second() {
+        let (mut reporter, inbox) = open_desk();
+        for n in 0..1_000 {
+            reporter.good(n, IP, Identity::None);
+        }
+        assert_eq!(inbox.goods.try_iter().map(|told| told.count).sum::<u32>(), TOLD_AT_ONCE);
+        reporter.good(2 * SECOND, IP, Identity::None);
+        let later: Vec<_> = inbox.goods.try_iter().collect();
+        assert_eq!(later.len(), 1);
+        assert_eq!(later[0].count, 1_000 - TOLD_AT_ONCE + 1);
+    }
+
+    #[test]
+    fn a_full_desk_loses_and_counts_instead_of_waiting() {
+        let (mut reporter, _inbox) = open_desk();
+        let offence = Offence {
+            source: IP,
+            identity: Identity::None,
+            kind: OffenceKind::BadRequest,
+            plugin: "p",
+            route: "r",
+            request_id: "q",
+        };
+        for _ in 0..OFFENCES_WAITING_MAX + 7 {
+            reporter.offence(0, &offence);
+        }
+        assert_eq!(reporter.desk.lost_offences.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_closed_desk_hears_nothing() {
+        let (desk, inbox) = desk();
+        Reporter::new(desk).good(0, IP, Identity::None);
+        assert!(inbox.goods.try_recv().is_err());
+    }
+
+    #[test]
+    fn names_are_cut_at_a_character() {
+        let long = "ä".repeat(200);
+        assert_eq!(cut(&long).len(), NAME_BYTES_MAX);
+    }
+}

@@ -1,0 +1,274 @@
+//! What the workers ask before they serve, and the executor that judges connections where no kernel program does. Reads
+//! take no lock; the control plane is the only writer. The judgement itself is `gateway_common::judge`.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use gateway_common::{
+    Address, Reason, Source,
+    judge::{Judgement, Tables, judge},
+    map::{Cell, PULSE_KILL, RunMode, Settings, Verdict, rung},
+    packet::{Packet, TCP},
+    reason::COUNTERS,
+};
+use ipnet::IpNet;
+
+/// How a source stands with the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing is held against it.
+    Clear,
+    /// One request at a time, and the connection closes after the answer.
+    Degraded,
+    /// No new connections but probes; those that exist go on, degraded.
+    Gated,
+    /// Nothing is served.
+    Dropped,
+}
+
+/// Whether a new connection may be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Serve it.
+    Admit,
+    /// Close it, for this reason.
+    Refuse(Reason),
+}
+
+/// A prefix of a list: `(address & mask) == network`, on the v4-mapped form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Prefix {
+    network: u128,
+    mask: u128,
+}
+
+impl Prefix {
+    pub fn new(net: &IpNet) -> Self {
+        let (bits, address) = (prefix_bits(net), Address::from(net.addr()));
+        let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+        Self { network: u128::from_be_bytes(address.octets()) & mask, mask }
+    }
+
+    pub fn holds(&self, address: Address) -> bool {
+        u128::from_be_bytes(address.octets()) & self.mask == self.network
+    }
+
+    /// Whether any address of the source is in this prefix.
+    pub fn touches(&self, source: Source, v6_prefix: u8) -> bool {
+        let ip = source.ip();
+        let own = match ip {
+            IpAddr::V4(_) => u128::MAX,
+            IpAddr::V6(_) => u128::MAX << (128 - u32::from(v6_prefix.clamp(48, 64))),
+        };
+        let both = own & self.mask;
+        u128::from_be_bytes(Address::from(ip).octets()) & both == self.network & both
+    }
+}
+
+/// The prefix's length in the v4-mapped form.
+pub(super) fn prefix_bits(net: &IpNet) -> u8 {
+    match net {
+        IpNet::V4(v4) => 96 + v4.prefix_len(),
+        IpNet::V6(v6) => v6.prefix_len(),
+    }
+}
+
+/// What changes together on a reload.
+pub(super) struct Rules {
+    pub settings: Settings,
+    pub v6_prefix: u8,
+    pub never_drop: Vec<Prefix>,
+    pub deny: Vec<Prefix>,
+    /// As many as the settings' mask says, plus one; kept over a reload of the same size.
+    pub cells: Arc<[Cell]>,
+}
+
+impl Rules {
+    pub fn off() -> Self {
+        let settings = Settings { cells_mask: 0, ..Settings::OFF };
+        Self { settings, v6_prefix: 64, never_drop: Vec::new(), deny: Vec::new(), cells: cells(1) }
+    }
+}
+
+pub(super) fn cells(count: u32) -> Arc<[Cell]> {
+    (0..count).map(|_| Cell::default()).collect()
+}
+
+/// What the workers may ask. Shared by all of them; nothing in it blocks.
+pub struct Standings {
+    /// Entries in `verdicts`: zero is the fast path.
+    under_verdict: AtomicU32,
+    verdicts: papaya::HashMap<Source, Verdict>,
+    /// Whether connections are judged here because no kernel program judges packets.
+    executes: AtomicBool,
+    killed: AtomicBool,
+    rules: ArcSwap<Rules>,
+    outcomes: Box<[AtomicU64]>,
+    random: AtomicU64,
+}
+
+impl Standings {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            under_verdict: AtomicU32::new(0),
+            verdicts: papaya::HashMap::new(),
+            executes: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
+            rules: ArcSwap::from_pointee(Rules::off()),
+            outcomes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            random: AtomicU64::new(seed),
+        }
+    }
+
+    /// How `source` stands at `now_ns` (monotonic). One relaxed load while nobody is under a verdict.
+    #[must_use]
+    pub fn of(&self, source: IpAddr, now_ns: u64) -> Standing {
+        if self.under_verdict.load(Ordering::Relaxed) == 0 {
+            return Standing::Clear;
+        }
+        let rules = self.rules.load();
+        if rules.settings.mode != RunMode::Enforce as u32 || self.killed.load(Ordering::Relaxed) {
+            return Standing::Clear;
+        }
+        let source = Source::new(source, rules.v6_prefix);
+        match self.verdicts.pin().get(&source) {
+            Some(verdict) if verdict.expiry_ns > now_ns => match verdict.rung {
+                rung::DEGRADED => Standing::Degraded,
+                rung::GATED => Standing::Gated,
+                rung::DROPPED.. => Standing::Dropped,
+                _ => Standing::Clear,
+            },
+            _ => Standing::Clear,
+        }
+    }
+
+    /// Judges a new connection from `source`, where no kernel program does; otherwise admits it unseen.
+    #[must_use]
+    pub fn admit_connection(&self, source: IpAddr, now_ns: u64) -> Admission {
+        if !self.executes.load(Ordering::Relaxed) {
+            return Admission::Admit;
+        }
+        let judgement = self.judge(source, now_ns);
+        self.outcomes[judgement.outcome.counter() as usize].fetch_add(1, Ordering::Relaxed);
+        if judgement.outcome.drops() { Admission::Refuse(judgement.outcome.reason) } else { Admission::Admit }
+    }
+
+    fn judge(&self, ip: IpAddr, now_ns: u64) -> Judgement {
+        let rules = self.rules.load();
+        let packet = Packet { address: ip.into(), protocol: TCP, port: 0, opens: true };
+        let source = packet.address.source(rules.settings.v6_mask);
+        // A degraded source is the proxy's business: only the kernel's rungs are carried out at the door.
+        let verdict = match self.under_verdict.load(Ordering::Relaxed) {
+            0 => None,
+            _ => self.verdicts.pin().get(&source).copied().filter(|verdict| verdict.rung >= rung::GATED),
+        };
+        let tables = Door { standings: self, rules: &rules, verdict, now_ns };
+        judge(&tables, Ok(packet), 0)
+    }
+
+    /// Connections by outcome, as the executor here judged them; the index is the kernel's counter's.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.outcomes.iter().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn execute(&self, executes: bool) {
+        self.executes.store(executes, Ordering::Relaxed);
+    }
+
+    pub(super) fn executes(&self) -> bool {
+        self.executes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn kill(&self, killed: bool) {
+        self.killed.store(killed, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    pub(super) fn replace(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    pub(super) fn put(&self, source: Source, verdict: Verdict) {
+        if self.verdicts.pin().insert(source, verdict).is_none() {
+            self.under_verdict.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn remove(&self, source: Source) {
+        if self.verdicts.pin().remove(&source).is_some() {
+            self.under_verdict.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The judgement's view of one connection.
+struct Door<'a> {
+    standings: &'a Standings,
+    rules: &'a Rules,
+    verdict: Option<Verdict>,
+    now_ns: u64,
+}
+
+impl Tables for Door<'_> {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.rules.settings)
+    }
+
+    fn pulse(&self, index: u32) -> u64 {
+        // The heart beats in this very process: only the kill switch can be on.
+        if index == PULSE_KILL { u64::from(self.standings.is_killed()) } else { self.now_ns }
+    }
+
+    fn is_protected(&self, _protocol: u8, _port: u16) -> bool {
+        true
+    }
+
+    fn is_never_drop(&self, address: Address) -> bool {
+        self.rules.never_drop.iter().any(|prefix| prefix.holds(address))
+    }
+
+    fn is_denied(&self, address: Address) -> bool {
+        self.rules.deny.iter().any(|prefix| prefix.holds(address))
+    }
+
+    fn verdict(&self, _source: Source) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    fn cell(&self, index: u32) -> Option<&Cell> {
+        self.rules.cells.get(index as usize)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn random(&self) -> u32 {
+        // A counter through a mixer (splitmix64): nobody outside sees the seed.
+        let x = self.standings.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x >> 32) as u32
+    }
+
+    fn load(word: &AtomicU64) -> u64 {
+        word.load(Ordering::Relaxed)
+    }
+
+    fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64> {
+        word.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed).map(|_| ())
+    }
+}

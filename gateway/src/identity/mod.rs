@@ -1,0 +1,172 @@
+//! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
+//! requests run; secrets stay in here and are never printed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+/// A consumer's place in `Identities::consumers`.
+pub type ConsumerIndex = u32;
+
+/// Kong's `consumers` entity.
+#[derive(Debug)]
+pub struct Consumer {
+    /// UUID.
+    pub id: String,
+    /// Unique name.
+    pub username: Option<String>,
+    /// The name that the consumer has elsewhere.
+    pub custom_id: Option<String>,
+    /// ACL groups, in file order.
+    pub groups: Vec<String>,
+    /// `X-Consumer-ID`, ready to send.
+    pub id_header: HeaderValue,
+    /// `X-Consumer-Username`, ready to send.
+    pub username_header: Option<HeaderValue>,
+    /// `X-Consumer-Custom-ID`, ready to send.
+    pub custom_id_header: Option<HeaderValue>,
+    /// `X-Consumer-Groups`, ready to send; absent without groups.
+    pub groups_header: Option<HeaderValue>,
+}
+
+/// Kong's `keyauth_credentials` entity; the key itself is kept only as its SHA-256.
+#[derive(Debug)]
+pub struct ApiKey {
+    /// UUID.
+    pub id: String,
+    /// Whose key it is.
+    pub consumer: ConsumerIndex,
+}
+
+/// A `jwt_secrets` algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum JwtAlgorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    ES256,
+    ES384,
+    ES512,
+    PS256,
+    PS384,
+    PS512,
+    EdDSA,
+}
+
+impl JwtAlgorithm {
+    /// Names as in the file and in the token's header (RFC 7518 §3.1).
+    pub const NAMES: &[(&'static str, JwtAlgorithm)] = &[
+        ("HS256", Self::HS256),
+        ("HS384", Self::HS384),
+        ("HS512", Self::HS512),
+        ("RS256", Self::RS256),
+        ("RS384", Self::RS384),
+        ("RS512", Self::RS512),
+        ("ES256", Self::ES256),
+        ("ES384", Self::ES384),
+        ("ES512", Self::ES512),
+        ("PS256", Self::PS256),
+        ("PS384", Self::PS384),
+        ("PS512", Self::PS512),
+        ("EdDSA", Self::EdDSA),
+    ];
+
+    /// The algorithm's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, a)| *a == self).map_or("", |(n, _)| n)
+    }
+}
+
+/// Kong's `jwt_secrets` entity.
+pub struct JwtSecret {
+    /// UUID.
+    pub id: String,
+    /// Whose credential it is.
+    pub consumer: ConsumerIndex,
+    /// The value of the key claim (`iss` by default) that selects this credential.
+    pub key: String,
+    /// The only algorithm that it accepts.
+    pub algorithm: JwtAlgorithm,
+    /// The shared secret of HS*.
+    pub secret: Option<String>,
+    /// PEM public key of RS*, PS*, ES*, EdDSA.
+    pub public_key: Option<String>,
+}
+
+impl std::fmt::Debug for JwtSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtSecret").field("id", &self.id).field("algorithm", &self.algorithm).finish_non_exhaustive()
+    }
+}
+
+/// All identities of one configuration.
+#[derive(Debug, Default)]
+pub struct Identities {
+    /// Consumers by index.
+    pub consumers: Vec<Consumer>,
+    by_name: HashMap<String, ConsumerIndex>,
+    keys: HashMap<[u8; 32], Arc<ApiKey>>,
+    jwt: HashMap<String, Arc<JwtSecret>>,
+}
+
+impl Identities {
+    /// Adds a consumer, to be found by id and username.
+    pub fn add_consumer(&mut self, consumer: Consumer) -> ConsumerIndex {
+        let index = self.consumers.len() as ConsumerIndex;
+        self.by_name.insert(consumer.id.clone(), index);
+        if let Some(username) = &consumer.username {
+            self.by_name.insert(username.clone(), index);
+        }
+        self.consumers.push(consumer);
+        index
+    }
+
+    /// Adds an API key; false when the key exists already.
+    pub fn add_key(&mut self, key: &str, credential: ApiKey) -> bool {
+        self.keys.insert(digest(key.as_bytes()), Arc::new(credential)).is_none()
+    }
+
+    /// Adds a JWT credential; false when its key exists already.
+    pub fn add_jwt(&mut self, credential: JwtSecret) -> bool {
+        self.jwt.insert(credential.key.clone(), Arc::new(credential)).is_none()
+    }
+
+    /// The consumer of a UUID or username, as `anonymous` and string references name them.
+    #[must_use]
+    pub fn consumer_named(&self, name: &str) -> Option<ConsumerIndex> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The consumer at `index`.
+    #[must_use]
+    pub fn consumer(&self, index: ConsumerIndex) -> Option<&Consumer> {
+        self.consumers.get(index as usize)
+    }
+
+    /// The credential of an API key. Looked up by digest, so that the time taken tells nothing about stored keys.
+    #[must_use]
+    pub fn api_key(&self, key: &[u8]) -> Option<&Arc<ApiKey>> {
+        self.keys.get(&digest(key))
+    }
+
+    /// The JWT credential whose key is `key`.
+    #[must_use]
+    pub fn jwt(&self, key: &str) -> Option<&Arc<JwtSecret>> {
+        self.jwt.get(key)
+    }
+}
+
+/// SHA-256.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> [u8; 32] {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(hash.as_ref());
+    out
+}

@@ -1,0 +1,5 @@
+//! Counting against limits: windows shared by all workers without a lock. Knows numbers and time; nothing of HTTP.
+
+pub mod window;
+
+pub use window::{Period, Windows};

@@ -1,0 +1,217 @@
+//! Fixed windows aligned to the UTC calendar, as Kong's rate-limiting counts them: one atomic word a counter, exact across
+//! workers, bounded in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use papaya::HashMap;
+
+/// A calendar window (Kong `second` … `year`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Period {
+    Second,
+    Minute,
+    Hour,
+    Day,
+    Month,
+    Year,
+}
+
+impl Period {
+    /// All periods, shortest first, with their field names in the configuration.
+    pub const ALL: [(&'static str, Period); 6] = [
+        ("second", Period::Second),
+        ("minute", Period::Minute),
+        ("hour", Period::Hour),
+        ("day", Period::Day),
+        ("month", Period::Month),
+        ("year", Period::Year),
+    ];
+
+    /// The number of the window that holds `unix_s`, and the second at which the next one begins.
+    #[must_use]
+    pub fn window(self, unix_s: u64) -> (u32, u64) {
+        let fixed = |length: u64| {
+            let index = unix_s / length;
+            (index as u32, (index + 1) * length)
+        };
+        match self {
+            Period::Second => fixed(1),
+            Period::Minute => fixed(60),
+            Period::Hour => fixed(3600),
+            Period::Day => fixed(86_400),
+            Period::Month => {
+                let (year, month) = civil_month(unix_s / 86_400);
+                let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+                ((year * 12 + month) as u32, days_from_civil(next.0, next.1) * 86_400)
+            }
+            Period::Year => {
+                let (year, _) = civil_month(unix_s / 86_400);
+                (year as u32, days_from_civil(year + 1, 1) * 86_400)
+            }
+        }
+    }
+}
+
+/// Year and month of a day number since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn civil_month(days: u64) -> (u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    (year, month)
+}
+
+/// Day number since 1970 of the first of a month.
+fn days_from_civil(year: u64, month: u64) -> u64 {
+    let y = if month <= 2 { year - 1 } else { year };
+    let era = y / 400;
+    let yoe = y % 400;
+    let mp = if month > 2 { month - 3 } else { month + 9 };
+    let doy = (153 * mp + 2) / 5;
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    era * 146_097 + doe - 719_468
+}
+
+/// What one counter says after a request was counted, or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Whether this request was within the limit (and was counted).
+    pub admitted: bool,
+    /// Requests left in the window, this one subtracted.
+    pub remaining: u64,
+    /// Whole seconds until the window ends, at least 1.
+    pub reset_s: u64,
+}
+
+/// Counters at most; beyond it, keys share the overflow cells, so that a flood of identities costs no memory.
+const COUNTERS_MAX: usize = 1 << 20;
+const OVERFLOW_CELLS: usize = 1 << 12;
+
+/// All counters of the process. They outlive a reload.
+pub struct Windows {
+    counters: HashMap<(u64, Period), Arc<AtomicU64>>,
+    overflow: Vec<AtomicU64>,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Windows { counters: HashMap::new(), overflow: (0..OVERFLOW_CELLS).map(|_| AtomicU64::new(0)).collect() }
+    }
+}
+
+impl Windows {
+    /// Counts one request of `key` against `limit` in the window of `unix_s`; a request over the limit is not counted.
+    ///
+    /// `key` is a 64-bit hash of limit and identity, keyed at random by the caller so that nobody can aim at a collision.
+    pub fn count(&self, key: u64, period: Period, limit: u64, unix_s: u64) -> Usage {
+        let (window, next) = period.window(unix_s);
+        let reset_s = next.saturating_sub(unix_s).max(1);
+        self.with_cell(key, period, |cell| {
+            let counted = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let used = if (word >> 32) as u32 == window { word & 0xffff_ffff } else { 0 };
+                (used < limit.min(u64::from(u32::MAX))).then_some(u64::from(window) << 32 | (used + 1))
+            });
+            match counted {
+                Ok(before) => {
+                    let used = if (before >> 32) as u32 == window { before & 0xffff_ffff } else { 0 };
+                    Usage { admitted: true, remaining: limit.saturating_sub(used + 1), reset_s }
+                }
+                Err(_) => Usage { admitted: false, remaining: 0, reset_s },
+            }
+        })
+    }
+
+    /// Takes back one counted request: another limit of the same request refused it.
+    pub fn uncount(&self, key: u64, period: Period, unix_s: u64) {
+        let (window, _) = period.window(unix_s);
+        self.with_cell(key, period, |cell| {
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                ((word >> 32) as u32 == window && word & 0xffff_ffff > 0).then(|| word - 1)
+            });
+        });
+    }
+
+    fn with_cell<T>(&self, key: u64, period: Period, act: impl Fn(&AtomicU64) -> T) -> T {
+        let pin = self.counters.pin();
+        if let Some(cell) = pin.get(&(key, period)) {
+            return act(cell);
+        }
+        if pin.len() >= COUNTERS_MAX {
+            return act(&self.overflow[key as usize % OVERFLOW_CELLS]);
+        }
+        act(pin.get_or_insert_with((key, period), || Arc::new(AtomicU64::new(0))))
+    }
+
+    /// Forgets the counters of past windows; the control plane calls it now and then.
+    pub fn sweep(&self, unix_s: u64) {
+        self.counters
+            .pin()
+            .retain(|(_, period), cell| (cell.load(Ordering::Relaxed) >> 32) as u32 >= period.window(unix_s).0);
+    }
+
+    /// Number of live counters.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Whether nothing is counted yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_follow_the_calendar() {
+        // 2026-11-24T12:34:56Z
+        let now = 1_795_523_696;
+        assert_eq!(Period::Minute.window(now).1 - now, 60 - now % 60);
+        let (_, next) = Period::Month.window(now);
+        assert_eq!(next, 1_796_083_200, "2026-12-01T00:00:00Z");
+        let (_, next) = Period::Year.window(now);
+        assert_eq!(next, 1_798_761_600, "2027-01-01T00:00:00Z");
+        // 2024-02-29 is still February.
+        assert_eq!(Period::Month.window(1_709_164_800).1, 1_709_251_200);
+    }
+
+    #[test]
+    fn a_window_admits_exactly_its_limit() {
+        let windows = Windows::default();
+        let admitted = (0..10).filter(|_| windows.count(7, Period::Minute, 3, 120).admitted).count();
+        assert_eq!(admitted, 3);
+        assert_eq!(windows.count(7, Period::Minute, 3, 180), Usage { admitted: true, remaining: 2, reset_s: 60 });
+        windows.uncount(7, Period::Minute, 180);
+        assert_eq!(windows.count(7, Period::Minute, 3, 181).remaining, 2);
+    }
+
+    #[test]
+    fn two_threads_share_one_limit_exactly() {
+        let windows = Windows::default();
+        let admitted: usize = std::thread::scope(|scope| {
+            let count = || (0..10_000).filter(|_| windows.count(1, Period::Hour, 5000, 0).admitted).count();
+            let threads = [scope.spawn(count), scope.spawn(count)];
+            threads.into_iter().map(|t| t.join().expect("no panic")).sum()
+        });
+        assert_eq!(admitted, 5000);
+    }
+
+    #[test]
+    fn past_windows_are_forgotten() {
+        let windows = Windows::default();
+        windows.count(1, Period::Second, 5, 100);
+        windows.count(2, Period::Day, 5, 100);
+        windows.sweep(200);
+        assert_eq!(windows.len(), 1);
+    }
+}

@@ -1,0 +1,129 @@
+//! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
+//! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
+
+use std::sync::Arc;
+
+use crate::document::{Fields, Place, Report};
+use crate::identity::Identities;
+use crate::limits::Windows;
+use crate::proxy::exchange::{Exchange, Outcome, Response};
+use crate::proxy::reply::Reply;
+use crate::telemetry::record::Record;
+use crate::telemetry::writer::LogWriter;
+
+/// What a plugin decides about a request.
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Answer this now; the upstream is not asked.
+    Reply(Box<Reply>),
+}
+
+impl From<Reply> for Flow {
+    fn from(reply: Reply) -> Self {
+        Flow::Reply(Box::new(reply))
+    }
+}
+
+/// One configured plugin. Every method has a default, so that a plugin writes down only what it does.
+pub trait Plugin: Send + Sync {
+    /// Bytes of the request body that must be held whole before `on_request`; `None` leaves the body streaming.
+    fn body_limit(&self, _exchange: &Exchange) -> Option<usize> {
+        None
+    }
+
+    /// Before the upstream is asked.
+    fn on_request(&self, _exchange: &mut Exchange) -> Flow {
+        Flow::Continue
+    }
+
+    /// Bytes of the response body that must be held whole before `on_response`; a longer body passes unchanged.
+    fn response_body_limit(&self, _exchange: &Exchange, _response: &Response) -> Option<usize> {
+        None
+    }
+
+    /// Before the head of the answer is sent; also for answers of the gateway itself.
+    fn on_response(&self, _exchange: &mut Exchange, _response: &mut Response) {}
+
+    /// Once for each request for which `on_request` continued, as soon as it is known how the upstream call ended.
+    fn on_outcome(&self, _exchange: &mut Exchange, _outcome: Outcome, _now_ns: u64) {}
+
+    /// What the `prometheus` plugin wants counted; only that plugin answers.
+    fn metrics(&self) -> Option<MetricFlags> {
+        None
+    }
+
+    /// Whether `on_log` wants the record.
+    fn logs(&self) -> bool {
+        false
+    }
+
+    /// After the last byte of the answer.
+    fn on_log(&self, _record: &Record<'_>) {}
+}
+
+/// Families of metrics that Kong's prometheus plugin switches on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetricFlags {
+    /// `per_consumer`: the consumer is a label.
+    pub per_consumer: bool,
+    /// `status_code_metrics`: `kong_http_requests_total`.
+    pub status_codes: bool,
+    /// `latency_metrics`: the three latency histograms.
+    pub latency: bool,
+    /// `bandwidth_metrics`: `kong_bandwidth_bytes`.
+    pub bandwidth: bool,
+    /// `upstream_health_metrics`: `kong_upstream_target_health`.
+    pub upstream_health: bool,
+}
+
+/// What outlives a reload: counters and writers that plugins share.
+pub struct Shared {
+    /// Rate-limit counters.
+    pub windows: Windows,
+    /// Circuit states by service or route.
+    pub circuits: crate::upstreams::circuit::Circuits,
+    /// Writes log files off the request path.
+    pub writer: LogWriter,
+    /// Keys the hashes of identities, so that collisions cannot be aimed at.
+    pub hash_keys: std::hash::RandomState,
+}
+
+/// What a plugin may look at when it is compiled.
+pub struct Setup<'a> {
+    /// Consumers and credentials of the same file.
+    pub identities: &'a Arc<Identities>,
+    /// What outlives a reload.
+    pub shared: &'a Arc<Shared>,
+    /// Where to report what is wrong.
+    pub report: &'a Report,
+    /// The plugin's place in the file.
+    pub place: Place,
+    /// The plugin's own UUID.
+    pub id: &'a str,
+    /// UUID of the route that it is scoped to, or empty.
+    pub route: &'a str,
+    /// UUID of the service that it is scoped to, or empty.
+    pub service: &'a str,
+}
+
+/// A kind of plugin.
+pub struct Kind {
+    /// The name in the file.
+    pub name: &'static str,
+    /// Kong's PRIORITY: higher runs earlier.
+    pub priority: i32,
+    /// Whether an instance may be scoped to a consumer.
+    pub consumer_scope: bool,
+    /// Reads `config` and builds an instance; reports and returns nothing when it is wrong.
+    pub compile: fn(&Fields<'_>, &Setup<'_>) -> Option<Arc<dyn Plugin>>,
+}
+
+/// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
+pub const REGISTRY: &[Kind] = &[];
+
+/// The kind named `name`.
+#[must_use]
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    REGISTRY.iter().find(|k| k.name == name)
+}

@@ -1,0 +1,137 @@
+//! Bodies: the client's on its way in (streamed, or held whole for a plugin that asked) with its size limit.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+/// Why a request body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// More bytes than the configured limit.
+    #[error("request body too large")]
+    TooLarge,
+    /// The client went away or broke the framing.
+    #[error("client: {0}")]
+    Client(#[from] hyper::Error),
+}
+
+/// A request's body.
+#[derive(Default)]
+pub enum RequestBody {
+    /// There is none.
+    #[default]
+    Empty,
+    /// Held whole, for a plugin that reads or changes it.
+    Whole(Bytes),
+    /// Streamed as it comes.
+    Stream {
+        /// hyper's body.
+        incoming: Incoming,
+        /// Bytes that may still come; `None` is no limit.
+        left: Option<u64>,
+    },
+}
+
+impl RequestBody {
+    /// The body of a request as hyper hands it over.
+    #[must_use]
+    pub fn of(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, left: None } }
+    }
+
+    /// Allows at most `bytes` from here on; a tighter limit stays.
+    pub fn limit(&mut self, bytes: u64) {
+        if let Self::Stream { left, .. } = self {
+            *left = Some(left.map_or(bytes, |l| l.min(bytes)));
+        }
+    }
+
+    /// Whether there is no body at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Reads the body to its end and holds it, if it has at most `bytes_max`; a longer or unknown-length one beyond the limit
+    /// is an error.
+    ///
+    /// # Errors
+    /// `TooLarge`, or the client's failure.
+    pub async fn hold(&mut self, bytes_max: usize) -> Result<(), BodyError> {
+        let Self::Stream { incoming, left } = self else { return Ok(()) };
+        let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
+        if incoming.size_hint().lower() > bytes_max as u64 {
+            return Err(BodyError::TooLarge);
+        }
+        let mut whole = bytes::BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                if whole.len() + data.len() > bytes_max {
+                    return Err(BodyError::TooLarge);
+                }
+                whole.extend_from_slice(&data);
+            }
+        }
+        *self = Self::Whole(whole.freeze());
+        Ok(())
+    }
+
+    /// The whole body, when it is held.
+    #[must_use]
+    pub fn whole(&self) -> Option<&Bytes> {
+        match self {
+            Self::Whole(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
+            }
+            Self::Stream { incoming, left } => {
+                let frame = match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
+                    Some(frame) => frame?,
+                    None => return Poll::Ready(None),
+                };
+                if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
+                    match left.checked_sub(data.len() as u64) {
+                        Some(rest) => *left = rest,
+                        None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! One request and what was decided about it, from the parsed head to the access-log record. Plugins read and change this
+//! and nothing else; it must not know routers, pools or sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode, request};
+
+use super::body::RequestBody;
+use crate::identity::ConsumerIndex;
+
+/// What is known of a service by those who log, count and echo.
+#[derive(Debug)]
+pub struct ServiceInfo {
+    /// UUID.
+    pub id: String,
+    /// Name, or empty.
+    pub name: String,
+    /// The entity as JSON, defaults filled in.
+    pub entity: serde_json::Value,
+}
+
+/// What is known of a route by those who log, count and echo.
+#[derive(Debug)]
+pub struct RouteInfo {
+    /// Place in the snapshot's routes.
+    pub index: u32,
+    /// UUID.
+    pub id: String,
+    /// Name, or empty.
+    pub name: String,
+    /// The route's service.
+    pub service: Option<Arc<ServiceInfo>>,
+    /// The entity as JSON, defaults filled in.
+    pub entity: serde_json::Value,
+}
+
+/// A route as a worker holds it: counted without atomics.
+pub type RouteRef = Rc<Arc<RouteInfo>>;
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The TCP peer.
+    pub peer: SocketAddr,
+    /// The client: the peer, or what a trusted peer says of it (Kong `trusted_ips`, `real_ip_header`).
+    pub ip: IpAddr,
+    /// Whether the peer is trusted, so that its forwarding headers count.
+    pub trusted: bool,
+    /// The port that the client connected to.
+    pub local_port: u16,
+    /// Whether the connection is TLS.
+    pub tls: bool,
+}
+
+/// 32 hexadecimal digits that name a request in headers, errors, logs and verdicts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// The id of 128 random bits.
+    #[must_use]
+    pub fn new(bits: u128) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        RequestId(text)
+    }
+
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Who was recognised.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    /// The consumer, if the credential belongs to one.
+    pub consumer: Option<ConsumerIndex>,
+    /// The credential's id; absent for an anonymous consumer.
+    pub credential: Option<Arc<str>>,
+}
+
+/// Whether an added response header replaces or joins those of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// Replace all of the same name.
+    Set,
+    /// Stand beside those of the same name.
+    Append,
+}
+
+/// How an upstream call ended, as a circuit breaker sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The upstream answered.
+    Status(StatusCode),
+    /// No connection, or it broke before an answer.
+    Broken,
+    /// No answer in time.
+    TimedOut,
+    /// The client went away, or the gateway answered without asking the upstream.
+    Abandoned,
+}
+
+/// One request on its way through.
+pub struct Exchange {
+    /// Method, URI, version and headers; plugins change the headers as the upstream shall see them.
+    pub request: request::Parts,
+    /// The request's body.
+    pub body: RequestBody,
+    /// The URI as the client sent it, for logs.
+    pub raw_uri: String,
+    /// Normalised path: what routes, plugins and the upstream see.
+    pub path: String,
+    /// The path that the upstream gets; set by the router, changed by plugins.
+    pub upstream_path: String,
+    /// The query that the upstream gets, without `?`.
+    pub query: Option<String>,
+    /// Host in lower case, without a port.
+    pub host: String,
+    /// Named and numbered captures of the matched regex path.
+    pub captures: Vec<(String, String)>,
+    /// Where it came from.
+    pub client: Client,
+    /// The request's name.
+    pub request_id: RequestId,
+    /// Monotonic time of arrival, nanoseconds.
+    pub started_ns: u64,
+    /// Wall-clock time of arrival, nanoseconds since 1970.
+    pub started_unix_ns: u64,
+    /// The matched route.
+    pub route: Option<RouteRef>,
+    /// Who calls, once known.
+    pub authenticated: Option<Authenticated>,
+    /// Method for the upstream when a plugin changes it.
+    pub upstream_method: Option<http::Method>,
+    /// `Host` for the upstream when a plugin changes it.
+    pub upstream_host: Option<HeaderValue>,
+    /// Headers to put on whatever answer is sent, the gateway's own included.
+    pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
+    /// The id that correlation-id chose, for the log.
+    pub correlation_id: Option<String>,
+}
+
+impl Exchange {
+    /// The consumer's index, once authenticated.
+    #[must_use]
+    pub fn consumer(&self) -> Option<ConsumerIndex> {
+        self.authenticated.as_ref().and_then(|a| a.consumer)
+    }
+
+    /// The credential's id, once authenticated with one.
+    #[must_use]
+    pub fn credential(&self) -> Option<&Arc<str>> {
+        self.authenticated.as_ref().and_then(|a| a.credential.as_ref())
+    }
+
+    /// Puts a header on the answer, replacing those of the same name.
+    pub fn set_response_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.response_headers.push((name, value, Put::Set));
+    }
+
+    /// The argument `name` of the query, percent-decoded; the first when it stands several times.
+    #[must_use]
+    pub fn query_argument(&self, name: &str) -> Option<String> {
+        let query = self.query.as_deref()?;
+        form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned())
+    }
+}
+
+/// A response on its way to the client, as plugins see it.
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// Headers of the response; framing and hop-by-hop fields are not among them.
+    pub headers: HeaderMap,
+    /// The whole body, when a plugin asked for it (`Plugin::response_body_limit`).
+    pub body: Option<Bytes>,
+    /// False for an answer of the gateway itself.
+    pub from_upstream: bool,
+}

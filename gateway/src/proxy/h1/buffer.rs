@@ -1,0 +1,103 @@
+//! Memory of a connection. Buffers are lent by the worker's thread while bytes are in flight, so that neither an idle
+//! connection nor an exchange that waits for its upstream holds one. It must not know HTTP.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// First size of a read buffer, bytes.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// Size that a read buffer grows to when reads fill it, bytes.
+const READ_BYTES_MAX: usize = 64 * 1024;
+/// A write buffer above this size is freed after use, bytes.
+const WRITE_BYTES_KEPT: usize = 64 * 1024;
+
+thread_local! {
+    // One of each suffices: a buffer is taken when bytes can move and comes back as soon as it is empty.
+    static SPARE_READ: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    static SPARE_WRITE: Cell<Option<Vec<u8>>> = const { Cell::new(None) };
+}
+
+/// An empty write buffer.
+pub(super) fn lend_write() -> Vec<u8> {
+    SPARE_WRITE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| Vec::with_capacity(1024))
+}
+
+/// Takes back what [`lend_write`] gave.
+pub(super) fn return_write(mut buffer: Vec<u8>) {
+    if buffer.capacity() <= WRITE_BYTES_KEPT {
+        buffer.clear();
+        // At the end of the thread the buffer is simply freed.
+        let _ = SPARE_WRITE.try_with(|spare| spare.set(Some(buffer)));
+    }
+}
+
+/// Bytes read and not yet handed out; what is handed out shares the allocation.
+#[derive(Debug, Default)]
+pub(super) struct ReadBuffer {
+    bytes: BytesMut,
+    /// The last read filled all the room there was.
+    filled: bool,
+}
+
+impl ReadBuffer {
+    pub fn bytes(&mut self) -> &mut BytesMut {
+        &mut self.bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Splits off at most `limit` bytes without copying.
+    pub fn split(&mut self, limit: u64) -> Bytes {
+        let n = usize::try_from(limit).map_or(self.bytes.len(), |limit| limit.min(self.bytes.len()));
+        self.bytes.split_to(n).freeze()
+    }
+
+    /// Reads once; 0 is the end of the stream.
+    pub fn poll_fill<S: AsyncRead + Unpin>(&mut self, io: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.make_room();
+        let polled = pin!(io.read_buf(&mut self.bytes)).poll(cx);
+        if polled.is_pending() {
+            self.rest();
+        }
+        let n = ready!(polled)?;
+        self.filled = n > 0 && self.bytes.len() == self.bytes.capacity();
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives an empty buffer back to the thread.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > 0 {
+            let spare = std::mem::take(&mut self.bytes);
+            let _ = SPARE_READ.try_with(|slot| slot.set(Some(spare)));
+        }
+    }
+
+    fn make_room(&mut self) {
+        let size = if self.filled { READ_BYTES_MAX } else { READ_BYTES_MIN };
+        let wanted = size / 2;
+        // Reclaims the memory of what was handed out, if all of that is gone.
+        if self.bytes.try_reclaim(wanted) {
+            return;
+        }
+        if self.bytes.is_empty() {
+            self.bytes = SPARE_READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
+            if self.bytes.try_reclaim(wanted) {
+                return;
+            }
+        }
+        let mut larger = BytesMut::with_capacity(size.max(self.bytes.len() + wanted));
+        larger.extend_from_slice(&self.bytes);
+        self.bytes = larger;
+    }
+}

@@ -1,0 +1,16 @@
+//! The L7 proxy: one request in, one answer out. `path` is the whole way on one screen.
+
+pub mod answer;
+pub mod attempt;
+pub mod body;
+pub mod exchange;
+pub mod flight;
+pub mod forward;
+pub mod h1;
+pub mod path;
+pub mod reply;
+pub mod report;
+pub mod sanitize;
+pub mod transport;
+pub mod tunnel;
+pub mod worker;

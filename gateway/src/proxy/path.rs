@@ -1,0 +1,309 @@
+//! THE PATH: everything that happens to a request, in order. Each step is a line of `decide`; each "no" is an answer.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::{HeaderMap, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use super::answer::{AnswerBody, Source};
+use super::body::RequestBody;
+use super::exchange::{Client, Exchange, Outcome, Put, Response};
+use super::flight::Flight;
+use super::reply::{self, Refusal, Reply};
+use super::worker::Worker;
+use super::{attempt, forward, report, sanitize, tunnel};
+use crate::clock;
+use crate::config::snapshot::Protocols;
+use crate::edge::Standing;
+use crate::plugins::{Flow, Plugin};
+use crate::router::{Facts, path};
+
+/// What a connection knows when a request begins on it.
+#[derive(Clone)]
+pub struct Origin {
+    /// Where the connection comes from.
+    pub client: Client,
+    /// SNI of a TLS connection.
+    pub sni: Option<Rc<str>>,
+    /// Monotonic time of the request's first byte, nanoseconds.
+    pub started_ns: u64,
+}
+
+/// What the upstream, or a tunnel to it, gave.
+pub enum Answered {
+    /// A response.
+    Response(Box<(http::response::Parts, super::answer::FromUpstream)>),
+    /// A WebSocket.
+    Upgraded(Box<(http::response::Parts, super::h1::Upgraded<super::transport::Transport>)>),
+}
+
+/// Serves one request.
+pub async fn serve(
+    worker: Rc<Worker>,
+    origin: Origin,
+    mut request: hyper::Request<Incoming>,
+) -> hyper::Response<AnswerBody> {
+    let on_upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (parts, incoming) = request.into_parts();
+    let local = worker.local();
+    let raw_uri = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), |p| p.as_str().to_owned());
+    let exchange = Exchange {
+        request: parts,
+        body: RequestBody::of(incoming),
+        raw_uri,
+        path: String::new(),
+        upstream_path: String::new(),
+        query: None,
+        host: String::new(),
+        captures: Vec::new(),
+        client: origin.client,
+        request_id: worker.request_id(),
+        started_ns: origin.started_ns,
+        started_unix_ns: clock::unix_ns(),
+        route: None,
+        authenticated: None,
+        upstream_method: None,
+        upstream_host: None,
+        response_headers: Vec::new(),
+        correlation_id: None,
+    };
+    let mut flight = Box::new(Flight::new(worker, local, exchange));
+    match decide(&mut flight, origin.sni.as_deref()).await {
+        Ok(Answered::Response(answer)) => proxied(flight, answer.0, answer.1).await,
+        Ok(Answered::Upgraded(upgraded)) => tunneled(flight, upgraded.0, upgraded.1, on_upgrade),
+        Err(reply) => own(flight, &reply),
+    }
+}
+
+async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<Reply>> {
+    let upgrade = admit(flight)?;
+    let stripped = route(flight, sni)?;
+    run_plugins(flight).await?;
+    let Some(service) = flight.matched().and_then(|r| r.service) else { return Err(refuse(Refusal::NoService)) };
+    attempt::send(flight, service, stripped, upgrade).await
+}
+
+fn refuse(refusal: Refusal) -> Box<Reply> {
+    Box::new(refusal.reply())
+}
+
+/// Syntax, real client address, and how its source stands. True when it asks for a WebSocket.
+fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
+    let ex = &mut flight.exchange;
+    let normal = sanitize::sanitize(&ex.request).map_err(refuse)?;
+    (ex.path, ex.query, ex.host) = (normal.path, normal.query, normal.host);
+    report::resolve_client(ex, &flight.local.snapshot.settings);
+    let Some(edge) = &flight.worker.edge else { return Ok(normal.upgrade) };
+    match edge.standings.of(ex.client.ip, ex.started_ns) {
+        Standing::Clear => {}
+        Standing::Dropped => return Err(refuse(Refusal::SourceDropped)),
+        Standing::Degraded | Standing::Gated => {
+            flight.degraded = true;
+            if !flight.worker.enter_degraded(ex.client.ip) {
+                return Err(Box::new(Refusal::SourceDegraded.reply().retry_after(1)));
+            }
+        }
+    }
+    Ok(normal.upgrade)
+}
+
+/// Finds the route; returns how many bytes of the path `strip_path` takes away.
+fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
+    let local = Rc::clone(&flight.local);
+    let ex = &mut flight.exchange;
+    let facts = Facts {
+        method: &ex.request.method,
+        host: &ex.host,
+        port: ex.client.local_port,
+        path: &ex.path,
+        headers: &ex.request.headers,
+        sni,
+    };
+    let found = local.snapshot.router.find(&facts).ok_or_else(|| refuse(Refusal::NoRoute))?;
+    let route = &local.snapshot.routes[found.route];
+    ex.route = Some(Rc::clone(&local.routes[found.route]));
+    ex.captures = found.captures;
+    flight.route = Some(found.route);
+    if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
+        return Err(https_required(ex, route.https_redirect));
+    }
+    if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
+        ex.upstream_path = path::upstream_path(&service.path, &ex.path, found.matched, route.strip_path);
+    }
+    Ok(if route.strip_path { found.matched } else { 0 })
+}
+
+/// Kong's answers to plain HTTP on an HTTPS route.
+fn https_required(ex: &Exchange, status: u16) -> Box<Reply> {
+    let reply = Refusal::HttpsRequired.reply();
+    if status == 426 {
+        let upgrade = HeaderValue::from_static("TLS/1.2, HTTP/1.1");
+        return Box::new(
+            reply.with(CONNECTION, HeaderValue::from_static("Upgrade")).with(http::header::UPGRADE, upgrade),
+        );
+    }
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    let location = HeaderValue::from_str(&format!("https://{}{}", ex.host, ex.raw_uri));
+    let reply = Reply::empty("https_required", status);
+    Box::new(match location {
+        Ok(location) => reply.with(LOCATION, location),
+        Err(_) => reply,
+    })
+}
+
+async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
+    let local = Rc::clone(&flight.local);
+    let Some(route) = flight.route.map(|r| &local.snapshot.routes[r]) else { return Ok(()) };
+    for (i, slot) in route.chain.slots.iter().enumerate() {
+        let Some(plugin) = slot.instance(flight.exchange.consumer(), flight.protocol()) else { continue };
+        if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
+            hold_body(flight, bytes_max).await?;
+        }
+        match plugin.on_request(&mut flight.exchange) {
+            Flow::Continue => flight.note_ran(i, slot),
+            Flow::Reply(reply) => return Err(reply),
+        }
+    }
+    Ok(())
+}
+
+async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Reply>> {
+    let limit = flight.local.snapshot.settings.timeouts.idle;
+    match tokio::time::timeout(limit, flight.exchange.body.hold(bytes_max)).await {
+        Ok(Ok(())) => {
+            flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
+            Ok(())
+        }
+        Ok(Err(super::body::BodyError::TooLarge)) => Err(refuse(Refusal::BodyTooLarge)),
+        Ok(Err(super::body::BodyError::Client(_))) => Err(refuse(Refusal::BadRequest)),
+        Err(_) => Err(refuse(Refusal::RequestTimeout)),
+    }
+}
+
+/// An answer of the gateway itself.
+fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
+    let now_ns = clock::monotonic_ns();
+    flight.tell_outcome(Outcome::Abandoned, now_ns);
+    flight.reason = Some(reply.reason);
+    report::tell(&flight, Some(reply), now_ns);
+    let ex = &flight.exchange;
+    let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str());
+    let mut response = Response { status: reply.status, headers, body: Some(body), from_upstream: false };
+    forward::mark_own(&mut response.headers, ex, (now_ns - ex.started_ns) / 1_000_000);
+    finish_head(&mut flight, &mut response);
+    // What is not known to have been read may still come: no second request is read behind it.
+    if matches!(flight.exchange.body, RequestBody::Stream { .. }) {
+        response.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let source = response.body.take().map_or(Source::Empty, Source::Whole);
+    answer(flight, response, source)
+}
+
+/// An upstream's answer.
+async fn proxied(
+    mut flight: Box<Flight>,
+    parts: http::response::Parts,
+    body: super::answer::FromUpstream,
+) -> hyper::Response<AnswerBody> {
+    let now_ns = clock::monotonic_ns();
+    flight.answered_ns = Some(now_ns);
+    flight.upstream_status = Some(parts.status);
+    flight.tell_outcome(Outcome::Status(parts.status), now_ns);
+    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    forward::strip_hop_by_hop(&mut response.headers);
+    let upstream_ns = flight.asked_ns.map_or(0, |asked| now_ns.saturating_sub(asked));
+    let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
+    forward::mark_proxied(&mut response.headers, &flight.exchange, upstream_ns / 1_000_000, gateway_ns / 1_000_000);
+    report::tell(&flight, None, now_ns);
+    let mut source = Source::Upstream(Box::new(body));
+    if let Some(bytes_max) = response_limit(&flight, &response) {
+        source = attempt::hold_response(source, bytes_max, &mut response).await;
+    }
+    let held = response.body.is_some();
+    finish_head(&mut flight, &mut response);
+    if held {
+        // A plugin may have changed the body: its length is told anew.
+        response.headers.remove(CONTENT_LENGTH);
+        source = response.body.take().map_or(Source::Empty, Source::Whole);
+    }
+    answer(flight, response, source)
+}
+
+fn tunneled(
+    mut flight: Box<Flight>,
+    parts: http::response::Parts,
+    upstream: super::h1::Upgraded<super::transport::Transport>,
+    client: Option<OnUpgrade>,
+) -> hyper::Response<AnswerBody> {
+    let now_ns = clock::monotonic_ns();
+    flight.answered_ns = Some(now_ns);
+    flight.upstream_status = Some(parts.status);
+    flight.tell_outcome(Outcome::Status(parts.status), now_ns);
+    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    forward::strip_hop_by_hop(&mut response.headers);
+    response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+    forward::mark_proxied(&mut response.headers, &flight.exchange, 0, 0);
+    finish_head(&mut flight, &mut response);
+    if let Some(client) = client {
+        tunnel::spawn(client, upstream);
+    }
+    answer(flight, response, Source::Empty)
+}
+
+/// Runs the plugins on the head, then puts on it what they asked for.
+fn finish_head(flight: &mut Flight, response: &mut Response) {
+    let local = Rc::clone(&flight.local);
+    if let Some(route) = flight.route.map(|r| &local.snapshot.routes[r]) {
+        for (i, slot) in route.chain.slots.iter().enumerate() {
+            if let Some(plugin) = flight.instance(i, slot) {
+                plugin.on_response(&mut flight.exchange, response);
+            }
+        }
+    }
+    for (name, value, put) in std::mem::take(&mut flight.exchange.response_headers) {
+        match put {
+            Put::Set => {
+                response.headers.insert(name, value);
+            }
+            Put::Append => {
+                response.headers.append(name, value);
+            }
+        }
+    }
+    if flight.degraded {
+        response.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// The largest body that any plugin of the chain wants to see whole.
+fn response_limit(flight: &Flight, response: &Response) -> Option<usize> {
+    let chain = &flight.matched()?.chain;
+    let wanted = |(i, slot)| {
+        flight.instance(i, slot).and_then(|p: &dyn Plugin| p.response_body_limit(&flight.exchange, response))
+    };
+    chain.slots.iter().enumerate().filter_map(wanted).max()
+}
+
+fn answer(mut flight: Box<Flight>, response: Response, source: Source) -> hyper::Response<AnswerBody> {
+    flight.status = Some(response.status);
+    let route = flight.matched();
+    let idle_max = route
+        .and_then(|r| r.service)
+        .map_or(std::time::Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout);
+    if route.is_some_and(|r| r.chain.logs) {
+        flight.sent_headers = Some(response.headers.clone());
+    }
+    let mut out = hyper::Response::new(AnswerBody::new(source, idle_max, flight));
+    *out.status_mut() = response.status;
+    *out.headers_mut() = response.headers;
+    out
+}
+
+/// Whether a message's content is JSON by its type.
+#[must_use]
+pub fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/json"))
+}

@@ -1,0 +1,79 @@
+//! What the edge is told of each answer, and whose address a request counts for.
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::USER_AGENT;
+
+use super::exchange::Exchange;
+use super::flight::Flight;
+use super::reply::Reply;
+use crate::config::Settings;
+use crate::edge::{Identity, Offence, OffenceKind};
+
+/// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`).
+pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
+    let peer = exchange.client.peer.ip().to_canonical();
+    exchange.client.ip = peer;
+    exchange.client.trusted = settings.trusted.iter().any(|net| net.contains(&peer));
+    if !exchange.client.trusted {
+        return;
+    }
+    let value = exchange.request.headers.get_all(&settings.real_ip_header).iter().next_back();
+    let last = value.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next());
+    if let Some(ip) = last.and_then(|text| text.trim().parse::<IpAddr>().ok()) {
+        exchange.client.ip = ip.to_canonical();
+    }
+}
+
+/// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.
+pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
+    let Some(edge) = &flight.worker.edge else { return };
+    let source = flight.exchange.client.ip;
+    let identity = identity(flight);
+    let Some(reply) = reply else {
+        let good = flight.upstream_status.is_some_and(|s| s.is_success() || s.is_redirection());
+        if good {
+            edge.reporter.borrow_mut().good(now_ns, source, identity);
+        }
+        return;
+    };
+    // What the edge itself caused is not evidence: a verdict must not feed itself.
+    if matches!(reply.reason, "source_degraded" | "source_dropped") {
+        return;
+    }
+    let kind = match reply.status {
+        StatusCode::TOO_MANY_REQUESTS => {
+            OffenceKind::RateLimited { retry_after: Duration::from_secs(reply.retry_after_seconds().unwrap_or(1)) }
+        }
+        StatusCode::UNAUTHORIZED => OffenceKind::Unauthorized,
+        StatusCode::BAD_REQUEST => OffenceKind::BadRequest,
+        _ => return,
+    };
+    let route = flight.exchange.route.as_ref().map_or("", |r| if r.name.is_empty() { &r.id } else { &r.name });
+    edge.reporter.borrow_mut().offence(
+        now_ns,
+        &Offence {
+            source,
+            identity,
+            kind,
+            plugin: reply.reason,
+            route,
+            request_id: flight.exchange.request_id.as_str(),
+        },
+    );
+}
+
+/// The strongest identity that is known.
+fn identity(flight: &Flight) -> Identity {
+    let keys = &flight.worker.shared.hash_keys;
+    if let Some(credential) = flight.exchange.credential() {
+        return Identity::Credential(keys.hash_one(credential));
+    }
+    match flight.exchange.request.headers.get(USER_AGENT) {
+        Some(agent) => Identity::UserAgent(keys.hash_one(agent.as_bytes())),
+        None => Identity::None,
+    }
+}

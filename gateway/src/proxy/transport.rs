@@ -1,0 +1,252 @@
+//! A connection to an upstream: TCP, perhaps with TLS on it, and the worker's pool of idle ones.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::h1::{Connection, Home, Limits};
+
+/// The bytes below HTTP.
+pub enum Transport {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS; boxed, since it is large and moved a few times.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    fn inner(&mut self) -> Pin<&mut dyn Stream> {
+        match self {
+            Transport::Plain(tcp) => Pin::new(tcp),
+            Transport::Tls(tls) => Pin::new(&mut **tls),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_shutdown(cx)
+    }
+}
+
+/// What makes two connections interchangeable.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// With TLS: the name that was asked for, and whether the certificate was verified.
+    pub tls: Option<(Rc<str>, bool)>,
+}
+
+struct Idle {
+    connection: Connection<Transport>,
+    since_ns: u64,
+}
+
+/// Idle connections of one endpoint at most (Kong `upstream_keepalive_pool_size`).
+const IDLE_MAX: usize = 512;
+/// Requests on one connection at most (Kong `upstream_keepalive_max_requests`).
+const SERVED_MAX: u64 = 10_000;
+/// How long a connection may stay idle (Kong `upstream_keepalive_idle_timeout`).
+const IDLE_NS: u64 = 60_000_000_000;
+
+/// A worker's idle connections, newest first.
+#[derive(Default)]
+pub struct Pool(RefCell<HashMap<Endpoint, Vec<Idle>>>);
+
+/// The place that a connection goes back to when its answer is complete.
+pub struct Berth {
+    pool: Rc<Pool>,
+    endpoint: Endpoint,
+    now_ns: u64,
+}
+
+impl Home<Transport> for Berth {
+    fn take_back(self, connection: Connection<Transport>) {
+        if connection.served() >= SERVED_MAX {
+            return;
+        }
+        let mut idle = self.pool.0.borrow_mut();
+        let list = match idle.get_mut(&self.endpoint) {
+            Some(list) => list,
+            None => idle.entry(self.endpoint).or_default(),
+        };
+        if list.len() < IDLE_MAX {
+            list.push(Idle { connection, since_ns: self.now_ns });
+        }
+    }
+}
+
+impl Pool {
+    /// The berth for a connection to `endpoint`.
+    #[must_use]
+    pub fn berth(self: &Rc<Self>, endpoint: &Endpoint, now_ns: u64) -> Berth {
+        Berth { pool: Rc::clone(self), endpoint: endpoint.clone(), now_ns }
+    }
+
+    /// The newest idle connection that is still alive.
+    #[must_use]
+    pub fn take(&self, endpoint: &Endpoint) -> Option<Connection<Transport>> {
+        let mut idle = self.0.borrow_mut();
+        let list = idle.get_mut(endpoint)?;
+        while let Some(mut last) = list.pop() {
+            if !last.connection.is_stale() {
+                return Some(last.connection);
+            }
+        }
+        None
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn sweep(&self, now_ns: u64) {
+        self.0.borrow_mut().retain(|_, list| {
+            list.retain_mut(|i| now_ns.saturating_sub(i.since_ns) < IDLE_NS && !i.connection.is_stale());
+            !list.is_empty()
+        });
+    }
+
+    /// Number of idle connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.borrow().values().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// TLS towards upstreams: verified against the system's roots, or not at all, as Kong's `tls_verify` says.
+pub struct TlsClients {
+    verified: TlsConnector,
+    unverified: TlsConnector,
+}
+
+impl TlsClients {
+    /// Loads the system's roots.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        let builder = rustls::ClientConfig::builder();
+        let verified = builder.with_root_certificates(roots).with_no_client_auth();
+        let unverified = rustls::ClientConfig::builder()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(unverified::AnyCertificate::default()))
+            .with_no_client_auth();
+        TlsClients { verified: Arc::new(verified).into(), unverified: Arc::new(unverified).into() }
+    }
+}
+
+impl Default for TlsClients {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Opens a connection.
+///
+/// # Errors
+/// The system's or the handshake's.
+pub async fn connect(endpoint: &Endpoint, clients: &TlsClients) -> io::Result<Connection<Transport>> {
+    let tcp = TcpStream::connect(endpoint.address).await?;
+    tcp.set_nodelay(true)?;
+    let transport = match &endpoint.tls {
+        None => Transport::Plain(tcp),
+        Some((name, verify)) => {
+            let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
+            let connector = if *verify { &clients.verified } else { &clients.unverified };
+            Transport::Tls(Box::new(connector.connect(name, tcp).await?))
+        }
+    };
+    Ok(Connection::new(transport, Limits::default()))
+}
+
+mod unverified {
+    //! Kong does not verify upstream certificates unless told to (`proxy_ssl_verify off`).
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    #[derive(Debug)]
+    pub struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+    impl Default for AnyCertificate {
+        fn default() -> Self {
+            AnyCertificate(aws_lc_rs::default_provider().signature_verification_algorithms)
+        }
+    }
+
+    impl ServerCertVerifier for AnyCertificate {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &self.0)
+        }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &self.0)
+        }
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.supported_schemes()
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What one worker thread owns: its view of the configuration, its pool, its counters. Nothing here is shared between
+//! workers without being lock-free, and nothing waits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::exchange::{RequestId, RouteRef};
+use super::transport::{Pool, TlsClients};
+use crate::config::Snapshot;
+use crate::edge::{Reporter, Standings};
+use crate::plugins::Shared;
+use crate::telemetry::metrics;
+use crate::upstreams::balance::Turns;
+use crate::upstreams::resolve::Resolver;
+
+/// A worker's view of one configuration.
+pub struct Local {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Its routes, counted without atomics.
+    pub routes: Vec<RouteRef>,
+}
+
+impl Local {
+    /// A view of `snapshot`.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let routes = snapshot.routes.iter().map(|r| Rc::new(Arc::clone(&r.info))).collect();
+        Rc::new(Local { snapshot, routes })
+    }
+}
+
+/// What the ladder is told, and asked; absent in a configuration without an edge.
+pub struct EdgeLink {
+    /// Tells what was seen.
+    pub reporter: RefCell<Reporter>,
+    /// Answers how a source stands.
+    pub standings: Arc<Standings>,
+}
+
+/// One worker.
+pub struct Worker {
+    local: RefCell<Rc<Local>>,
+    /// Idle upstream connections.
+    pub pool: Rc<Pool>,
+    /// Names to addresses.
+    pub resolver: Rc<Resolver>,
+    /// Turns of the load balancer.
+    pub turns: Turns,
+    /// TLS towards upstreams.
+    pub tls: Arc<TlsClients>,
+    /// What outlives a reload.
+    pub shared: Arc<Shared>,
+    /// The edge, if there is one.
+    pub edge: Option<EdgeLink>,
+    metrics: RefCell<metrics::Local>,
+    log: RefCell<Vec<u8>>,
+    degraded: RefCell<HashMap<IpAddr, u32>>,
+    ids: Cell<u128>,
+    /// Open client connections.
+    pub connections: Cell<u64>,
+}
+
+/// Log bytes gathered before they are handed to the writer; a tick hands over what is left.
+const LOG_BATCH: usize = 16 * 1024;
+
+impl Worker {
+    /// A worker that serves `snapshot`.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>, shared: Arc<Shared>, tls: Arc<TlsClients>, edge: Option<EdgeLink>) -> Self {
+        Worker {
+            local: RefCell::new(Local::new(snapshot)),
+            pool: Rc::default(),
+            resolver: Rc::default(),
+            turns: Turns::default(),
+            tls,
+            shared,
+            edge,
+            metrics: RefCell::default(),
+            log: RefCell::default(),
+            degraded: RefCell::default(),
+            ids: Cell::new(rand::random()),
+            connections: Cell::new(0),
+        }
+    }
+
+    /// The configuration for a request that begins now.
+    #[must_use]
+    pub fn local(&self) -> Rc<Local> {
+        Rc::clone(&self.local.borrow())
+    }
+
+    /// Takes a new configuration for requests to come; those in the air keep theirs.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>) {
+        self.turns.clear();
+        *self.local.borrow_mut() = Local::new(snapshot);
+    }
+
+    /// A fresh request id: SplitMix64 over a random start, two words of it.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        let state = self.ids.get().wrapping_add(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        self.ids.set(state);
+        let mix = |word: u64| {
+            let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ (word >> 31)
+        };
+        RequestId::new(u128::from(mix((state >> 64) as u64)) << 64 | u128::from(mix(state as u64)))
+    }
+
+    /// Counts a finished request.
+    pub fn count(&self, sample: &metrics::Sample<'_>) {
+        self.metrics.borrow_mut().count(sample);
+    }
+
+    /// What was counted since the last time, with the connections that are open.
+    #[must_use]
+    pub fn take_metrics(&self) -> metrics::Local {
+        std::mem::take(&mut self.metrics.borrow_mut())
+    }
+
+    /// Adds a line to the access log.
+    pub fn log_line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut log = self.log.borrow_mut();
+        write(&mut log);
+        if log.len() >= LOG_BATCH {
+            self.hand_over(&mut log);
+        }
+    }
+
+    /// Hands gathered log lines to the writer.
+    pub fn flush_log(&self) {
+        self.hand_over(&mut self.log.borrow_mut());
+    }
+
+    fn hand_over(&self, log: &mut Vec<u8>) {
+        if let Some(sink) = &self.local.borrow().snapshot.settings.access_log
+            && !log.is_empty()
+        {
+            self.shared.writer.write(sink, std::mem::take(log));
+        }
+    }
+
+    /// Takes the one place that a degraded source has; false when it is taken.
+    pub fn enter_degraded(&self, source: IpAddr) -> bool {
+        let mut degraded = self.degraded.borrow_mut();
+        let count = degraded.entry(source).or_insert(0);
+        *count += 1;
+        *count == 1
+    }
+
+    /// Gives the place back.
+    pub fn leave_degraded(&self, source: IpAddr) {
+        let mut degraded = self.degraded.borrow_mut();
+        if let Some(count) = degraded.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                degraded.remove(&source);
+            }
+        }
+    }
+}
