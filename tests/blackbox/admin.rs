@@ -40,11 +40,7 @@ fn the_configuration_is_shown_without_secrets() {
     let (_upstream, gateway) = scene();
     let reply = gateway.admin_get("/config").expect(200);
     assert!(reply.text().contains("/one"), "{}", reply.text());
-    assert!(
-        !reply.text().contains("very-secret-key"),
-        "{}",
-        reply.text()
-    );
+    assert!(!reply.text().contains("very-secret-key"), "{}", reply.text());
     assert!(!reply.text().contains("very-secret-secret"));
 }
 
@@ -66,14 +62,10 @@ fn a_posted_configuration_is_taken_or_refused_as_a_whole() {
     gateway.get("/three").expect(200);
 
     let broken = yaml.replace("paths:", "pahts:");
-    let reply = gateway
-        .admin_post("/config", "application/yaml", &broken)
-        .expect(400);
+    let reply = gateway.admin_post("/config", "application/yaml", &broken).expect(400);
     assert!(reply.text().contains("pahts"), "{}", reply.text());
     gateway.get("/three").expect(200);
-    gateway
-        .admin_post("/config", "application/json", "{")
-        .expect(400);
+    gateway.admin_post("/config", "application/json", "{").expect(400);
     gateway.get("/three").expect(200);
 }
 
@@ -89,10 +81,7 @@ fn metrics_are_there_without_the_plugin() {
 fn the_edge_answers_about_addresses() {
     let (_upstream, gateway) = scene();
     gateway.admin_get("/edge").expect(200).json();
-    let why = gateway
-        .admin_get("/edge/why?ip=192.0.2.7")
-        .expect(200)
-        .json();
+    let why = gateway.admin_get("/edge/why?ip=192.0.2.7").expect(200).json();
     assert!(why.to_string().contains("192.0.2.7"), "{why}");
     gateway.admin_get("/edge/why?ip=nonsense").expect(400);
     gateway.admin_get("/edge/why").expect(400);
@@ -102,17 +91,11 @@ fn the_edge_answers_about_addresses() {
 fn nobody_else_has_business_there() {
     let (upstream, gateway) = scene();
     gateway.admin_get("/nowhere").expect(404);
-    let wrong = send(
-        gateway.admin(),
-        &Request::new("DELETE", "/config").host(&gateway.admin().to_string()),
-    );
+    let wrong = send(gateway.admin(), &Request::new("DELETE", "/config").host(&gateway.admin().to_string()));
     assert!(matches!(wrong.status, 404 | 405), "{wrong:?}");
     // A page of a foreign site that resolves its own name to this address (rebinding).
     let rebound = Client::connect(gateway.admin()).send(&Request::get("/config").host("evil.test"));
-    assert!(
-        matches!(rebound.status, 400 | 401 | 403 | 421),
-        "{rebound:?}"
-    );
+    assert!(matches!(rebound.status, 400 | 401 | 403 | 421), "{rebound:?}");
     // A form of a foreign site.
     let body = upstream.fill(&config("/evil"));
     let forged = Request::post("/config", body)

@@ -17,9 +17,7 @@ fn scene() -> (Upstream, Gateway) {
 }
 
 fn pattern(size: usize) -> Vec<u8> {
-    (0..size)
-        .map(|at| b'a' + u8::try_from(at % 23).expect("below 23"))
-        .collect()
+    (0..size).map(|at| b'a' + u8::try_from(at % 23).expect("below 23")).collect()
 }
 
 #[test]
@@ -32,9 +30,7 @@ fn request_bodies_arrive_as_sent() {
         let seen = upstream.last();
         assert!(seen.body == body, "{size} bytes with a length");
         assert_eq!(seen.header("content-length"), Some(&*size.to_string()));
-        client
-            .send(&Request::post("/", body.clone()).chunked(997))
-            .expect(200);
+        client.send(&Request::post("/", body.clone()).chunked(997)).expect(200);
         assert!(upstream.last().body == body, "{size} bytes in chunks");
     }
     assert!(upstream.seen().iter().all(|seen| seen.faults.is_empty()));
@@ -65,11 +61,7 @@ fn response_bodies_arrive_as_sent() {
     for kind in ["length", "chunked", "until-the-end"] {
         for size in [0, 1, 5000, 300_000] {
             let reply = client.get(&format!("/{kind}/{size}")).expect(200);
-            assert!(
-                reply.body == pattern(size),
-                "{kind} {size}: {} bytes",
-                reply.body.len()
-            );
+            assert!(reply.body == pattern(size), "{kind} {size}: {} bytes", reply.body.len());
         }
     }
 }
@@ -78,9 +70,9 @@ fn response_bodies_arrive_as_sent() {
 fn answers_without_a_body_leave_the_connection_usable() {
     let upstream = Upstream::new(|seen| match &*seen.target {
         "/no-content" => Answer::reply(204, &[], b""),
-        "/not-modified" => Answer::Bytes(
-            b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 5\r\n\r\n".to_vec(),
-        ),
+        "/not-modified" => {
+            Answer::Bytes(b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 5\r\n\r\n".to_vec())
+        }
         "/head" => Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n".to_vec()),
         _ => Answer::reply(200, &[], b"body"),
     });
@@ -116,27 +108,13 @@ fn connections_are_used_again_on_both_sides() {
     for _ in 0..20 {
         client.get("/").expect(200);
     }
-    assert_eq!(
-        upstream.connections(),
-        1,
-        "one upstream connection for 20 requests"
-    );
+    assert_eq!(upstream.connections(), 1, "one upstream connection for 20 requests");
     // Two requests written at once are answered in order.
-    client
-        .write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
+    client.write(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert_eq!(client.read_reply("GET").unwrap().echoed_uri(), "/a");
     assert_eq!(client.read_reply("GET").unwrap().echoed_uri(), "/b");
-    let closing = client
-        .send(&Request::get("/").header("Connection", "close"))
-        .expect(200);
-    assert_eq!(
-        closing
-            .header("connection")
-            .map(str::to_ascii_lowercase)
-            .as_deref(),
-        Some("close")
-    );
+    let closing = client.send(&Request::get("/").header("Connection", "close")).expect(200);
+    assert_eq!(closing.header("connection").map(str::to_ascii_lowercase).as_deref(), Some("close"));
     assert!(client.closes_within(std::time::Duration::from_secs(5)));
 }
 
@@ -144,15 +122,9 @@ fn connections_are_used_again_on_both_sides() {
 fn http_1_0_is_answered_and_closed() {
     let (_upstream, gateway) = scene();
     let mut client = gateway.connect();
-    client
-        .write(b"GET /old HTTP/1.0\r\nHost: a\r\n\r\n")
-        .unwrap();
+    client.write(b"GET /old HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
     let reply = client.read_reply("GET").unwrap().expect(200);
-    assert_eq!(
-        reply.header("transfer-encoding"),
-        None,
-        "HTTP/1.0 knows no chunks"
-    );
+    assert_eq!(reply.header("transfer-encoding"), None, "HTTP/1.0 knows no chunks");
     assert!(client.closes_within(std::time::Duration::from_secs(5)));
 }
 
@@ -179,10 +151,7 @@ fn answers_stream() {
     assert_eq!(reply.status, 200);
     // The first chunk is here while the upstream still holds back the rest.
     let (early, closed) = client.drain(std::time::Duration::from_millis(200));
-    assert!(
-        !closed && String::from_utf8_lossy(&early).contains("first"),
-        "{early:?}"
-    );
+    assert!(!closed && String::from_utf8_lossy(&early).contains("first"), "{early:?}");
     go.send(()).unwrap();
     client.patience(std::time::Duration::from_secs(10));
     client.read_body(&mut reply, "GET").unwrap();
@@ -203,17 +172,9 @@ fn trailers_pass_but_cannot_pose_as_headers() {
     for seen in upstream.seen() {
         assert_eq!(seen.header("authorization"), None);
         assert_eq!(seen.header("x-consumer-username"), None);
-        let forbidden = [
-            "authorization",
-            "content-length",
-            "host",
-            "transfer-encoding",
-        ];
+        let forbidden = ["authorization", "content-length", "host", "transfer-encoding"];
         for (name, _) in &seen.trailers {
-            assert!(
-                !forbidden.contains(&name.to_ascii_lowercase().as_str()),
-                "trailer {name}"
-            );
+            assert!(!forbidden.contains(&name.to_ascii_lowercase().as_str()), "trailer {name}");
         }
         assert!(seen.faults.is_empty(), "{:?}", seen.faults);
     }
@@ -229,17 +190,8 @@ fn a_websocket_is_a_tunnel_after_its_handshake() {
         .header("Sec-WebSocket-Version", "13")
         .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
     let reply = client.send(&request).expect(101);
-    assert_eq!(
-        reply
-            .header("upgrade")
-            .map(str::to_ascii_lowercase)
-            .as_deref(),
-        Some("websocket")
-    );
-    assert_eq!(
-        reply.header("sec-websocket-accept"),
-        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-    );
+    assert_eq!(reply.header("upgrade").map(str::to_ascii_lowercase).as_deref(), Some("websocket"));
+    assert_eq!(reply.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     for text in ["ping", "and again", "\u{0}\u{1}\u{2}"] {
         client.write(text.as_bytes()).unwrap();
         assert_eq!(client.read_exact(text.len()).unwrap(), text.as_bytes());
@@ -255,17 +207,14 @@ fn an_upgrade_to_anything_else_is_not_a_tunnel() {
     let upstream = Upstream::new(|seen| match seen.header("upgrade") {
         Some(_) => Answer::reply(200, &[], b"asked to upgrade"),
         // An upstream that switches although it was not asked to.
-        None if seen.target == "/rogue" => Answer::Tunnel(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: evil\r\nConnection: Upgrade\r\n\r\n"
-                .to_vec(),
-        ),
+        None if seen.target == "/rogue" => {
+            Answer::Tunnel(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: evil\r\nConnection: Upgrade\r\n\r\n".to_vec())
+        }
         None => Answer::reply(200, &[], b"plain"),
     });
     let gateway = Gateway::start(&upstream.fill(CONFIG));
     let ask = |path: &str, to: &str| {
-        let request = Request::get(path)
-            .header("Connection", "Upgrade")
-            .header("Upgrade", to);
+        let request = Request::get(path).header("Connection", "Upgrade").header("Upgrade", to);
         gateway.connect().try_send(&request)
     };
     assert_eq!(ask("/", "h2c").unwrap().text(), "plain");
@@ -294,19 +243,13 @@ fn an_early_answer_ends_the_upload() {
         let (mut socket, _) = listener.accept().unwrap();
         let mut buffer = [0; 1024];
         assert!(socket.read(&mut buffer).unwrap() > 0);
-        socket
-            .write_all(
-                b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
-            )
-            .unwrap();
+        socket.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig").unwrap();
         // Reads on so that no reset overtakes the answer, and keeps nothing.
         let _ = socket.read_to_end(&mut Vec::new());
     });
     let gateway = Gateway::start(&CONFIG.replace("@UP@", &format!("http://{address}")));
     let mut client = gateway.connect();
-    client
-        .write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\nbegin")
-        .unwrap();
+    client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\nbegin").unwrap();
     assert_eq!(client.read_reply("POST").unwrap().expect(413).text(), "big");
     drop(client);
     thread.join().unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gateway_tests::upstream::Refusing;
+use gateway_tests::absent::Refusing;
 use gateway_tests::{Answer, Gateway, Upstream, eventually};
 
 const CONFIG: &str = r#"
@@ -49,11 +49,7 @@ fn scene() -> Scene {
         Answer::reply(status, &[], b"answer")
     });
     let gateway = Gateway::start(&upstream.fill(CONFIG));
-    Scene {
-        upstream,
-        gateway,
-        broken,
-    }
+    Scene { upstream, gateway, broken }
 }
 
 #[test]
@@ -61,10 +57,7 @@ fn it_opens_serves_the_fallback_and_closes_after_good_probes() {
     let scene = scene();
     let mut client = scene.gateway.connect();
     for _ in 0..4 {
-        assert_eq!(
-            client.get("/shaky").expect(500).header("x-circuit-breaker"),
-            None
-        );
+        assert_eq!(client.get("/shaky").expect(500).header("x-circuit-breaker"), None);
     }
     let asked = scene.upstream.count();
     let opened = Instant::now();
@@ -73,21 +66,14 @@ fn it_opens_serves_the_fallback_and_closes_after_good_probes() {
     let reply = reply.expect_templated(503, message);
     assert_eq!(reply.header("x-circuit-breaker"), Some("open"));
     assert_eq!(reply.number("retry-after"), 1);
-    assert_eq!(
-        scene.upstream.count(),
-        asked,
-        "the upstream is left in peace"
-    );
+    assert_eq!(scene.upstream.count(), asked, "the upstream is left in peace");
     // Other services do not share its fate.
     client.get("/steady").expect(500);
 
     // A failing probe opens it anew.
     let asked = scene.upstream.count();
     eventually("half-open", || client.get("/shaky").status == 500);
-    assert!(
-        opened.elapsed() >= Duration::from_millis(900),
-        "open for a second"
-    );
+    assert!(opened.elapsed() >= Duration::from_millis(900), "open for a second");
     client.get("/shaky").expect(503);
     assert_eq!(scene.upstream.count(), asked + 1, "one probe was enough");
 
@@ -95,10 +81,7 @@ fn it_opens_serves_the_fallback_and_closes_after_good_probes() {
     scene.broken.store(false, Ordering::SeqCst);
     eventually("a good probe", || client.get("/shaky").status == 200);
     for _ in 0..10 {
-        assert_eq!(
-            client.get("/shaky").expect(200).header("x-circuit-breaker"),
-            None
-        );
+        assert_eq!(client.get("/shaky").expect(200).header("x-circuit-breaker"), None);
     }
 }
 
@@ -130,10 +113,7 @@ fn an_upstream_that_is_gone_opens_it() {
         assert!(matches!(reply.status, 502 | 503), "{reply:?}");
         assert_eq!(reply.header("x-circuit-breaker"), None);
     }
-    assert_eq!(
-        client.get("/shaky").expect(503).header("x-circuit-breaker"),
-        Some("open")
-    );
+    assert_eq!(client.get("/shaky").expect(503).header("x-circuit-breaker"), Some("open"));
 }
 
 #[test]

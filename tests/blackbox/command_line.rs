@@ -35,11 +35,7 @@ fn check_says_yes_or_where() {
     fs::write(&bad, CONFIG.replace("@UP@", "ftp://x")).unwrap();
     let exit = command(&["check", bad.to_str().unwrap()]);
     assert_eq!(exit.code, Some(2));
-    assert!(
-        exit.stderr.contains(&format!("{}:4:", bad.display())),
-        "{}",
-        exit.stderr
-    );
+    assert!(exit.stderr.contains(&format!("{}:4:", bad.display())), "{}", exit.stderr);
     let missing = folder.path().join("missing.yml");
     let exit = command(&["check", missing.to_str().unwrap()]);
     assert_ne!(exit.code, Some(0));
@@ -51,11 +47,7 @@ fn run_with_a_bad_file_says_the_same() {
     let exit = Setup::new(&CONFIG.replace("@UP@", "http://a\n  pth: /x")).refuse();
     assert_eq!(exit.code, Some(2));
     assert!(exit.stderr.contains("pth"), "{}", exit.stderr);
-    assert!(
-        exit.stderr.contains("did you mean `path`?"),
-        "{}",
-        exit.stderr
-    );
+    assert!(exit.stderr.contains("did you mean `path`?"), "{}", exit.stderr);
 }
 
 #[test]
@@ -64,15 +56,11 @@ fn kongs_environment_is_enough() {
     let gateway = Setup::by_environment(&upstream.fill(CONFIG)).start();
     gateway.get("/one").expect(200);
     gateway.admin_get("/status").expect(200);
-    let off = Setup::by_environment(&upstream.fill(CONFIG))
-        .env("KONG_ADMIN_LISTEN", "off")
-        .start();
+    let off = Setup::by_environment(&upstream.fill(CONFIG)).env("KONG_ADMIN_LISTEN", "off").start();
     off.get("/one").expect(200);
     assert!(!off.has_admin());
     // A database is not what this is.
-    let exit = Setup::by_environment(&upstream.fill(CONFIG))
-        .env("KONG_DATABASE", "postgres")
-        .refuse();
+    let exit = Setup::by_environment(&upstream.fill(CONFIG)).env("KONG_DATABASE", "postgres").refuse();
     assert!(exit.stderr.contains("KONG_DATABASE"), "{}", exit.stderr);
 }
 
@@ -80,8 +68,7 @@ fn kongs_environment_is_enough() {
 fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let text = format!("{CONFIG}gateway:\n  listen: [\"{address}\"]\n")
-        .replace("@UP@", "http://127.0.0.1:9");
+    let text = format!("{CONFIG}gateway:\n  listen: [\"{address}\"]\n").replace("@UP@", "http://127.0.0.1:9");
     let exit = Setup::new(&text).refuse();
     assert_ne!(exit.code, Some(0));
     assert!(exit.stderr.contains(&address), "{}", exit.stderr);
@@ -101,14 +88,10 @@ fn why_explains_an_address() {
 #[test]
 fn logs_have_two_forms() {
     let upstream = Upstream::echo();
-    let gateway = Setup::new(&upstream.fill(CONFIG))
-        .argument("--log-format")
-        .argument("json")
-        .start();
+    let gateway = Setup::new(&upstream.fill(CONFIG)).argument("--log-format").argument("json").start();
     eventually("something is logged", || !gateway.stderr().is_empty());
     for line in gateway.stderr().lines() {
-        serde_json::from_str::<serde_json::Value>(line)
-            .unwrap_or_else(|error| panic!("{error}: {line}"));
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     let gateway = Setup::new(&upstream.fill(CONFIG)).start();
     eventually("something is logged", || !gateway.stderr().is_empty());

@@ -27,11 +27,7 @@ services:
 "#,
         words: &["did you mean `retries`?", "did you mean `paths`?"],
     },
-    Case {
-        what: "no version",
-        text: "§services: []\nupstreams: []\n",
-        words: &["_format_version"],
-    },
+    Case { what: "no version", text: "§services: []\nupstreams: []\n", words: &["_format_version"] },
     Case {
         what: "an unknown version and an unknown list",
         text: "_format_version: §\"9.9\"\n§servces: []\n",
@@ -155,12 +151,7 @@ plugins:
 - { name: §pre-function, config: { access: ["return"] } }
 - { name: §zzz }
 "#,
-        words: &[
-            "did you mean `rate-limiting`?",
-            "openid-connect",
-            "pre-function",
-            "zzz",
-        ],
+        words: &["did you mean `rate-limiting`?", "openid-connect", "pre-function", "zzz"],
     },
     Case {
         what: "rate limits",
@@ -194,13 +185,7 @@ consumers:
   - { key: a, algorithm: §HS257 }
   - { key: b, algorithm: RS256, rsa_public_key: §"not a key" }
 "#,
-        words: &[
-            "exp",
-            "maximum_expiration",
-            "did you mean `key_claim_name`?",
-            "HS256",
-            "key",
-        ],
+        words: &["exp", "maximum_expiration", "did you mean `key_claim_name`?", "HS256", "key"],
     },
     Case {
         what: "a list where lists are needed",
@@ -241,13 +226,7 @@ plugins:
 - name: request-size-limiting
   config: { allowed_payload_size: §-1, size_unit: §gigabytes }
 "#,
-        words: &[
-            "deny",
-            "GET",
-            "max_age",
-            "allowed_payload_size",
-            "megabytes",
-        ],
+        words: &["deny", "GET", "max_age", "allowed_payload_size", "megabytes"],
     },
     Case {
         what: "targets and upstreams",
@@ -285,15 +264,7 @@ gateway:
     ceilings:
       packets: { §per_minute: 1, burst: 1 }
 "#,
-        words: &[
-            "port",
-            "workers",
-            "did you mean `access_log`?",
-            "10s",
-            "enforce",
-            "v6_prefix",
-            "per_second",
-        ],
+        words: &["port", "workers", "did you mean `access_log`?", "10s", "enforce", "v6_prefix", "per_second"],
     },
     Case {
         what: "a nested child that names another parent",
@@ -315,17 +286,9 @@ plugins:
 - name: circuit-breaker
   config: { failure_ratio: §2, open_for: §-1, §half_open: 3 }
 "#,
-        words: &[
-            "failure_ratio",
-            "open_for",
-            "did you mean `half_open_probes`?",
-        ],
+        words: &["failure_ratio", "open_for", "did you mean `half_open_probes`?"],
     },
-    Case {
-        what: "YAML that does not parse",
-        text: "_format_version: \"3.0\"\nservices:\n- name: [§\n",
-        words: &[""],
-    },
+    Case { what: "YAML that does not parse", text: "_format_version: \"3.0\"\nservices:\n- name: [§\n", words: &[""] },
 ];
 
 /// The text without marks, and where they stood.
@@ -370,27 +333,17 @@ fn every_fault_is_told_at_its_place() {
     let mut wrong = Vec::new();
     for case in CASES {
         let (text, places) = places(case.text);
-        assert_eq!(
-            places.len(),
-            case.words.len(),
-            "the marks of {:?}",
-            case.what
-        );
+        assert_eq!(places.len(), case.words.len(), "the marks of {:?}", case.what);
         fs::write(&file, text).unwrap();
         let exit = command(&["check", name]);
         if exit.code != Some(2) {
-            wrong.push(format!(
-                "{}: exit {:?}\n{}",
-                case.what, exit.code, exit.stderr
-            ));
+            wrong.push(format!("{}: exit {:?}\n{}", case.what, exit.code, exit.stderr));
             continue;
         }
         for (place, word) in places.iter().zip(case.words) {
             // What does not parse has one place, which readers of YAML choose differently.
             let told = if case.words == [""] {
-                exit.stderr
-                    .contains(&format!("{name}:"))
-                    .then(|| exit.stderr.clone())
+                exit.stderr.contains(&format!("{name}:")).then(|| exit.stderr.clone())
             } else {
                 report_at(&exit.stderr, name, *place)
             };
@@ -403,12 +356,7 @@ fn every_fault_is_told_at_its_place() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of the places:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of the places:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -435,16 +383,12 @@ consumers:
 fn bombs_are_refused_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kong.yml");
-    let mut laughs =
-        String::from("_format_version: \"3.0\"\n_comment:\n- &a0 [x, x, x, x, x, x, x, x, x]\n");
+    let mut laughs = String::from("_format_version: \"3.0\"\n_comment:\n- &a0 [x, x, x, x, x, x, x, x, x]\n");
     for at in 1..12 {
         let of = format!("*a{}", at - 1);
         laughs.push_str(&format!("- &a{at} [{}]\n", [of.as_str(); 9].join(", ")));
     }
-    let deep = format!(
-        "_format_version: \"3.0\"\n_comment: {}\n",
-        "[".repeat(100_000)
-    );
+    let deep = format!("_format_version: \"3.0\"\n_comment: {}\n", "[".repeat(100_000));
     for (what, text) in [("aliases", laughs), ("depth", deep)] {
         fs::write(&file, text).unwrap();
         let exit = command(&["check", file.to_str().unwrap()]);

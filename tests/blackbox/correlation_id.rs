@@ -38,43 +38,21 @@ fn ids_are_made_kept_and_shown() {
     assert!(counted.is_match(&id(&first)), "{}", id(&first));
     assert!(counted.is_match(&id(&second)));
     assert_ne!(id(&first), id(&second));
-    assert_eq!(
-        first.header("kong-request-id"),
-        None,
-        "not shown unless asked for"
-    );
+    assert_eq!(first.header("kong-request-id"), None, "not shown unless asked for");
 
     let reply = gateway.get("/uuid").expect(200);
     let made = reply.echoed("x-trace").unwrap_or_default();
-    assert!(
-        Regex::new(&format!("^{uuid}$")).unwrap().is_match(&made),
-        "{made}"
-    );
+    assert!(Regex::new(&format!("^{uuid}$")).unwrap().is_match(&made), "{made}");
     assert_eq!(reply.header("x-trace"), Some(made.as_str()));
 
-    let reply = gateway
-        .send(&Request::get("/uuid").header("X-Trace", "mine"))
-        .expect(200);
+    let reply = gateway.send(&Request::get("/uuid").header("X-Trace", "mine")).expect(200);
     assert_eq!(reply.echoed("x-trace").as_deref(), Some("mine"));
     assert_eq!(reply.header("x-trace"), Some("mine"));
-    let reply = gateway
-        .send(&Request::get("/uuid").header("X-Trace", ""))
-        .expect(200);
-    assert_ne!(
-        reply.echoed("x-trace").as_deref(),
-        Some(""),
-        "an empty one is none"
-    );
+    let reply = gateway.send(&Request::get("/uuid").header("X-Trace", "")).expect(200);
+    assert_ne!(reply.echoed("x-trace").as_deref(), Some(""), "an empty one is none");
 
     let reply = gateway.get("/tracker").expect(200);
-    let tracker =
-        Regex::new(r"^[0-9a-f.:]+-[0-9]+-[0-9]+-[0-9]+-[0-9]+-[0-9]+\.[0-9]{3}$").unwrap();
+    let tracker = Regex::new(r"^[0-9a-f.:]+-[0-9]+-[0-9]+-[0-9]+-[0-9]+-[0-9]+\.[0-9]{3}$").unwrap();
     assert!(tracker.is_match(&id(&reply)), "{}", id(&reply));
-    assert!(
-        gateway
-            .get("/refused")
-            .expect(403)
-            .header("kong-request-id")
-            .is_some()
-    );
+    assert!(gateway.get("/refused").expect(403).header("kong-request-id").is_some());
 }

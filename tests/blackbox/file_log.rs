@@ -7,9 +7,7 @@ use serde_json::Value;
 
 fn records(path: &std::path::Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect()
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 #[test]
@@ -35,23 +33,17 @@ plugins:
     let gateway = Gateway::start(&upstream.fill(&text));
     let secret = Request::get("/open?a=1").header("Authorization", "Bearer very-secret");
     gateway.send(&secret).expect(200);
-    gateway
-        .send(&Request::get("/closed").header("apikey", "ann-key"))
-        .expect(200);
+    gateway.send(&Request::get("/closed").header("apikey", "ann-key")).expect(200);
     gateway.get("/closed").expect(401);
     gateway.get("/nowhere").expect(404);
     eventually("four lines", || records(&path).len() == 4);
     let all = records(&path);
     let by = |path: &str, status: u64| {
         let found = all.iter().find(|record| {
-            record["request"]["uri"]
-                .as_str()
-                .is_some_and(|uri| uri.starts_with(path))
+            record["request"]["uri"].as_str().is_some_and(|uri| uri.starts_with(path))
                 && record["response"]["status"] == status
         });
-        found
-            .unwrap_or_else(|| panic!("{path} {status} in {all:#?}"))
-            .clone()
+        found.unwrap_or_else(|| panic!("{path} {status} in {all:#?}")).clone()
     };
 
     let open = by("/open", 200);

@@ -31,10 +31,7 @@ fn claims() -> Request {
 #[test]
 fn a_strangers_claims_are_replaced() {
     let (_upstream, gateway) = scene("");
-    let reply = gateway
-        .connect_from([127, 0, 0, 5])
-        .send(&claims())
-        .expect(200);
+    let reply = gateway.connect_from([127, 0, 0, 5]).send(&claims()).expect(200);
     let seen = |name: &str| reply.echoed(name).unwrap_or_default();
     let last = seen("x-forwarded-for");
     assert_eq!(last.rsplit(", ").next(), Some("127.0.0.5"), "{last}");
@@ -49,10 +46,7 @@ fn a_strangers_claims_are_replaced() {
 #[test]
 fn a_trusted_proxys_claims_count() {
     let (_upstream, gateway) = scene("gateway:\n  trusted_ips: [127.0.0.5]\n");
-    let reply = gateway
-        .connect_from([127, 0, 0, 5])
-        .send(&claims())
-        .expect(200);
+    let reply = gateway.connect_from([127, 0, 0, 5]).send(&claims()).expect(200);
     let seen = |name: &str| reply.echoed(name).unwrap_or_default();
     assert_eq!(seen("x-forwarded-for"), "10.9.8.7, 127.0.0.5");
     assert_eq!(seen("x-real-ip"), "10.9.8.7");
@@ -60,14 +54,8 @@ fn a_trusted_proxys_claims_count() {
     assert_eq!(seen("x-forwarded-host"), "front.test");
     assert_eq!(seen("x-forwarded-port"), "443");
     assert_eq!(seen("x-forwarded-path"), "/front");
-    let stranger = gateway
-        .connect_from([127, 0, 0, 6])
-        .send(&claims())
-        .expect(200);
-    assert_eq!(
-        stranger.echoed("x-forwarded-proto").as_deref(),
-        Some("http")
-    );
+    let stranger = gateway.connect_from([127, 0, 0, 6]).send(&claims()).expect(200);
+    assert_eq!(stranger.echoed("x-forwarded-proto").as_deref(), Some("http"));
     assert_eq!(stranger.echoed("x-real-ip").as_deref(), Some("127.0.0.6"));
 }
 
@@ -75,58 +63,32 @@ fn a_trusted_proxys_claims_count() {
 fn the_gateway_names_itself_and_the_request() {
     let (_upstream, gateway) = scene("");
     let proxied = gateway.get("/api").expect(200);
-    let id = |reply: &Reply| {
-        reply
-            .header("x-kong-request-id")
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let id = |reply: &Reply| reply.header("x-kong-request-id").unwrap_or_default().to_owned();
     assert_eq!(id(&proxied).len(), 32);
     assert_eq!(proxied.echoed("x-kong-request-id"), Some(id(&proxied)));
-    assert!(
-        proxied
-            .header("via")
-            .is_some_and(|via| via.starts_with("1.1 gateway/"))
-    );
-    assert!(
-        proxied
-            .echoed("via")
-            .is_some_and(|via| via.starts_with("1.1 gateway/"))
-    );
+    assert!(proxied.header("via").is_some_and(|via| via.starts_with("1.1 gateway/")));
+    assert!(proxied.echoed("via").is_some_and(|via| via.starts_with("1.1 gateway/")));
     assert_eq!(proxied.header("server"), Some("mock-upstream/1.0.0"));
     assert!(proxied.number("x-kong-upstream-latency") >= 0);
     assert!(proxied.number("x-kong-proxy-latency") >= 0);
     assert_eq!(proxied.header("x-kong-response-latency"), None);
 
     let own = gateway.get("/nowhere").expect(404);
-    assert!(
-        own.header("server")
-            .is_some_and(|server| server.starts_with("gateway/"))
-    );
+    assert!(own.header("server").is_some_and(|server| server.starts_with("gateway/")));
     assert!(own.number("x-kong-response-latency") >= 0);
     assert_eq!(own.header("x-kong-upstream-latency"), None);
     assert_eq!(own.header("via"), None);
     assert_ne!(id(&own), id(&proxied));
     // The client does not choose the id.
     let chosen = Request::get("/api").header("X-Kong-Request-Id", "mine");
-    assert_ne!(
-        gateway
-            .send(&chosen)
-            .expect(200)
-            .echoed("x-kong-request-id")
-            .as_deref(),
-        Some("mine")
-    );
+    assert_ne!(gateway.send(&chosen).expect(200).echoed("x-kong-request-id").as_deref(), Some("mine"));
 }
 
 #[test]
 fn fields_of_one_connection_stay_on_it() {
     let (_upstream, gateway) = scene("");
     let request = Request::get("/api")
-        .header(
-            "Connection",
-            "keep-alive, X-Private, X-Forwarded-For, Host, Authorization",
-        )
+        .header("Connection", "keep-alive, X-Private, X-Forwarded-For, Host, Authorization")
         .header("X-Private", "1")
         .header("Keep-Alive", "timeout=5")
         .header("Proxy-Connection", "keep-alive")
@@ -135,21 +97,11 @@ fn fields_of_one_connection_stay_on_it() {
         .header("Upgrade", "h2c")
         .header("Authorization", "Bearer x");
     let reply = gateway.send(&request).expect(200);
-    for name in [
-        "x-private",
-        "keep-alive",
-        "proxy-connection",
-        "proxy",
-        "upgrade",
-    ] {
+    for name in ["x-private", "keep-alive", "proxy-connection", "proxy", "upgrade"] {
         assert_eq!(reply.echoed(name), None, "{name}");
     }
     assert!(reply.echoed("te").is_none_or(|te| te == "trailers"));
-    assert!(
-        reply
-            .echoed("connection")
-            .is_none_or(|value| !value.contains("rivate"))
-    );
+    assert!(reply.echoed("connection").is_none_or(|value| !value.contains("rivate")));
     // What the gateway itself says, and what the route needs, cannot be named away.
     assert!(reply.echoed("x-forwarded-for").is_some());
     assert!(reply.echoed("host").is_some());
@@ -200,14 +152,9 @@ fn the_scheme_follows_the_connection() {
     let pair = gateway_tests::tls::Pair::new(&["a.test"]);
     let text = format!("{CONFIG}certificates:\n- {}\n", pair.entity(&["a.test"]));
     let gateway = Gateway::start(&upstream.fill(&text));
-    let secure = gateway_tests::Client::connect_tls(gateway.proxy_tls(), "a.test")
-        .get("/api")
-        .expect(200);
+    let secure = gateway_tests::Client::connect_tls(gateway.proxy_tls(), "a.test").get("/api").expect(200);
     assert_eq!(secure.echoed("x-forwarded-proto").as_deref(), Some("https"));
     let port = gateway.proxy_tls().port().to_string();
     assert_eq!(secure.echoed("x-forwarded-port"), Some(port));
-    assert_eq!(
-        gateway.get("/api").echoed("x-forwarded-proto").as_deref(),
-        Some("http")
-    );
+    assert_eq!(gateway.get("/api").echoed("x-forwarded-proto").as_deref(), Some("http"));
 }

@@ -45,10 +45,7 @@ fn addresses_decide() {
 fn a_forwarded_address_counts_only_from_a_trusted_peer() {
     let upstream = Upstream::echo();
     let plain = Gateway::start(&upstream.fill(CONFIG));
-    let trusting = Gateway::start(&format!(
-        "{}\ngateway:\n  trusted_ips: [127.0.0.1]\n",
-        upstream.fill(CONFIG)
-    ));
+    let trusting = Gateway::start(&format!("{}\ngateway:\n  trusted_ips: [127.0.0.1]\n", upstream.fill(CONFIG)));
     let behind = |path: &str, client: &str| Request::get(path).header("X-Real-IP", client);
     // A stranger's word is worth nothing, neither to get in nor to be kept out.
     plain.send(&behind("/deny", "127.0.0.2")).expect(200);
@@ -56,8 +53,5 @@ fn a_forwarded_address_counts_only_from_a_trusted_peer() {
     trusting.send(&behind("/deny", "127.0.0.2")).expect(403);
     trusting.send(&behind("/allow", "127.0.0.9")).expect(403);
     trusting.send(&behind("/allow", "127.0.0.2")).expect(200);
-    trusting
-        .connect_from([127, 0, 0, 9])
-        .send(&behind("/allow", "127.0.0.1"))
-        .expect(403);
+    trusting.connect_from([127, 0, 0, 9]).send(&behind("/allow", "127.0.0.1")).expect(403);
 }

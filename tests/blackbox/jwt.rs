@@ -53,17 +53,12 @@ fn scene() -> Scene {
     let es256 = Es256::new();
     let pem = Value::String(es256.public_pem()).to_string();
     let gateway = Gateway::start(&upstream.fill(CONFIG).replace("@PEM@", &pem));
-    Scene {
-        upstream,
-        gateway,
-        es256,
-    }
+    Scene { upstream, gateway, es256 }
 }
 
 impl Scene {
     fn bearer(&self, path: &str, token: &str) -> Reply {
-        self.gateway
-            .send(&Request::get(path).header("Authorization", &format!("Bearer {token}")))
+        self.gateway.send(&Request::get(path).header("Authorization", &format!("Bearer {token}")))
     }
 }
 
@@ -76,23 +71,14 @@ fn a_good_token_names_the_consumer() {
     let scene = scene();
     let tokens = [
         (good(), "ann-key"),
-        (
-            hmac_token("HS384", &json!({ "iss": "ann-384" }), b"ann-secret"),
-            "ann-384",
-        ),
+        (hmac_token("HS384", &json!({ "iss": "ann-384" }), b"ann-secret"), "ann-384"),
         (scene.es256.token(&json!({ "iss": "ann-es" })), "ann-es"),
     ];
     for (token, key) in tokens {
         let reply = scene.bearer("/plain", &token).expect(200);
         assert_eq!(reply.echoed("x-consumer-username").as_deref(), Some("ann"));
-        assert_eq!(
-            reply.echoed("x-credential-identifier").as_deref(),
-            Some(key)
-        );
-        assert_eq!(
-            reply.echoed("authorization"),
-            Some(format!("Bearer {token}"))
-        );
+        assert_eq!(reply.echoed("x-credential-identifier").as_deref(), Some(key));
+        assert_eq!(reply.echoed("authorization"), Some(format!("Bearer {token}")));
     }
     let token = hmac_token("HS256", &json!({ "iss": "ann-b64" }), b"secret-bytes");
     scene.bearer("/base64", &token).expect(200);
@@ -128,10 +114,7 @@ fn each_refusal_says_why() {
     let says = |reply: Reply, message: &str| {
         let body = json!({ "message": message }).to_string();
         let reply = reply.expect_compact(401, &body);
-        reply
-            .header("www-authenticate")
-            .unwrap_or_default()
-            .to_owned()
+        reply.header("www-authenticate").unwrap_or_default().to_owned()
     };
     let invalid = "Bearer error=\"invalid_token\"";
     assert_eq!(says(scene.gateway.get("/plain"), "Unauthorized"), "Bearer");
@@ -139,36 +122,18 @@ fn each_refusal_says_why() {
     assert_eq!(realm, "Bearer realm=\"api\"");
     let sign = |claims: Value| hmac_token("HS256", &claims, b"ann-secret");
     let cases = [
-        (
-            sign(json!({ "iss": "stranger" })),
-            "No credentials found for given 'iss'",
-        ),
-        (
-            sign(json!({ "sub": "ann-key" })),
-            "No mandatory 'iss' in claims",
-        ),
+        (sign(json!({ "iss": "stranger" })), "No credentials found for given 'iss'"),
+        (sign(json!({ "sub": "ann-key" })), "No mandatory 'iss' in claims"),
         (sign(json!({ "iss": "" })), "Invalid 'iss' in claims"),
-        (
-            hmac_token("HS256", &json!({ "iss": "ann-key" }), b"other"),
-            "Invalid signature",
-        ),
-        (
-            hmac_token("HS512", &json!({ "iss": "ann-key" }), b"ann-secret"),
-            "Invalid algorithm",
-        ),
+        (hmac_token("HS256", &json!({ "iss": "ann-key" }), b"other"), "Invalid signature"),
+        (hmac_token("HS512", &json!({ "iss": "ann-key" }), b"ann-secret"), "Invalid algorithm"),
     ];
     for (token, message) in cases {
         assert_eq!(says(scene.bearer("/plain", &token), message), invalid);
     }
     let two = Request::get(&format!("/plain?jwt={}", good()));
-    let two = two.header(
-        "Authorization",
-        &format!("Bearer {}", sign(json!({ "iss": "x" }))),
-    );
-    assert_eq!(
-        says(scene.gateway.send(&two), "Multiple tokens provided"),
-        invalid
-    );
+    let two = two.header("Authorization", &format!("Bearer {}", sign(json!({ "iss": "x" }))));
+    assert_eq!(says(scene.gateway.send(&two), "Multiple tokens provided"), invalid);
     assert_eq!(scene.upstream.count(), 0);
 }
 
@@ -183,22 +148,10 @@ fn claims_of_time_are_checked() {
     let iss = "ann-key";
     ask(json!({ "iss": iss, "exp": now + 60, "nbf": now - 60 })).expect(200);
     let cases = [
-        (
-            json!({ "iss": iss, "exp": now - 60, "nbf": now - 90 }),
-            r#"{"exp":"token expired"}"#,
-        ),
-        (
-            json!({ "iss": iss, "exp": now + 60, "nbf": now + 60 }),
-            r#"{"nbf":"token not valid yet"}"#,
-        ),
-        (
-            json!({ "iss": iss, "exp": now + 7200, "nbf": now - 60 }),
-            r#"{"exp":"exceeds maximum allowed expiration"}"#,
-        ),
-        (
-            json!({ "iss": iss, "exp": "soon", "nbf": now - 60 }),
-            r#"{"exp":"must be a number"}"#,
-        ),
+        (json!({ "iss": iss, "exp": now - 60, "nbf": now - 90 }), r#"{"exp":"token expired"}"#),
+        (json!({ "iss": iss, "exp": now + 60, "nbf": now + 60 }), r#"{"nbf":"token not valid yet"}"#),
+        (json!({ "iss": iss, "exp": now + 7200, "nbf": now - 60 }), r#"{"exp":"exceeds maximum allowed expiration"}"#),
+        (json!({ "iss": iss, "exp": "soon", "nbf": now - 60 }), r#"{"exp":"must be a number"}"#),
     ];
     for (claims, body) in cases {
         let reply = ask(claims).expect_compact(401, body);
@@ -219,8 +172,7 @@ fn forged_tokens_are_refused_and_never_forwarded() {
     let claims = json!({ "iss": "ann-key" });
     let es_claims = json!({ "iss": "ann-es" });
     let parts = good();
-    let [header, payload, signature]: [&str; 3] =
-        parts.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let [header, payload, signature]: [&str; 3] = parts.split('.').collect::<Vec<_>>().try_into().unwrap();
     let with = |header: Value| hmac_token_with(&header, &claims, b"ann-secret");
     let forged = [
         ("no signature needed", unsigned_token(&claims)),
@@ -228,39 +180,22 @@ fn forged_tokens_are_refused_and_never_forwarded() {
             let header = base64url(r#"{"alg":"nOnE","typ":"JWT"}"#);
             format!("{header}.{payload}.")
         }),
-        ("the public key as a secret", {
-            hmac_token("HS256", &es_claims, scene.es256.public_pem().as_bytes())
-        }),
+        ("the public key as a secret", { hmac_token("HS256", &es_claims, scene.es256.public_pem().as_bytes()) }),
         ("an empty signature", format!("{header}.{payload}.")),
         ("no third part", format!("{header}.{payload}")),
         ("a fourth part", format!("{parts}.x")),
         ("an empty payload", format!("{header}..{signature}")),
-        ("a payload that is no object", {
-            format!("{header}.{}.{signature}", base64url("[1]"))
-        }),
+        ("a payload that is no object", { format!("{header}.{}.{signature}", base64url("[1]")) }),
         ("padding", format!("{header}.{payload}.{signature}=")),
         ("another last letter", {
             // Only the unused bits of the last letter differ.
             let last = signature.chars().last().unwrap();
             let twin = char::from_u32(last as u32 + 1).filter(char::is_ascii_alphanumeric);
-            format!(
-                "{header}.{payload}.{}{}",
-                &signature[..signature.len() - 1],
-                twin.unwrap_or('-')
-            )
+            format!("{header}.{payload}.{}{}", &signature[..signature.len() - 1], twin.unwrap_or('-'))
         }),
-        (
-            "a critical extension",
-            with(json!({ "alg": "HS256", "crit": ["exp"], "exp": 1 })),
-        ),
-        (
-            "an unencoded payload",
-            with(json!({ "alg": "HS256", "b64": false, "crit": ["b64"] })),
-        ),
-        (
-            "a key of its own",
-            with(json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": "YQ" } })),
-        ),
+        ("a critical extension", with(json!({ "alg": "HS256", "crit": ["exp"], "exp": 1 }))),
+        ("an unencoded payload", with(json!({ "alg": "HS256", "b64": false, "crit": ["b64"] }))),
+        ("a key of its own", with(json!({ "alg": "HS256", "jwk": { "kty": "oct", "k": "YQ" } }))),
         ("two algorithms", {
             let header = base64url(r#"{"alg":"none","alg":"HS256"}"#);
             format!("{header}.{payload}.{signature}")
@@ -273,13 +208,8 @@ fn forged_tokens_are_refused_and_never_forwarded() {
         assert_eq!(reply.status, 401, "{what}: {}", reply.text());
     }
     let long = "a".repeat(100_000);
-    let status = scene
-        .bearer("/plain", &format!("{header}.{long}.{signature}"))
-        .status;
-    assert!(
-        matches!(status, 400 | 401 | 431),
-        "{status} for a token of 100 kB"
-    );
+    let status = scene.bearer("/plain", &format!("{header}.{long}.{signature}")).status;
+    assert!(matches!(status, 400 | 401 | 431), "{status} for a token of 100 kB");
     assert_eq!(scene.upstream.count(), 0);
     scene.bearer("/plain", &good()).expect(200);
 }
@@ -288,14 +218,8 @@ fn forged_tokens_are_refused_and_never_forwarded() {
 fn anonymous_is_somebody_by_name() {
     let scene = scene();
     let reply = scene.gateway.get("/anonymous").expect(200);
-    assert_eq!(
-        reply.echoed("x-consumer-username").as_deref(),
-        Some("nobody")
-    );
-    assert_eq!(
-        reply.echoed("x-anonymous-consumer").as_deref(),
-        Some("true")
-    );
+    assert_eq!(reply.echoed("x-consumer-username").as_deref(), Some("nobody"));
+    assert_eq!(reply.echoed("x-anonymous-consumer").as_deref(), Some("true"));
     let reply = scene.bearer("/anonymous", &good()).expect(200);
     assert_eq!(reply.echoed("x-consumer-username").as_deref(), Some("ann"));
     assert_eq!(reply.echoed("x-anonymous-consumer"), None);

@@ -48,12 +48,7 @@ struct Stubborn<'a> {
 
 impl<'a> Stubborn<'a> {
     fn new(gateway: &'a Gateway, from: [u8; 4], key: Option<&'a str>) -> Self {
-        Self {
-            gateway,
-            from,
-            key,
-            connection: None,
-        }
+        Self { gateway, from, key, connection: None }
     }
 
     /// One request; `None` if it was not answered.
@@ -64,18 +59,14 @@ impl<'a> Stubborn<'a> {
         }
         for _ in 0..2 {
             if self.connection.is_none() {
-                self.connection =
-                    Client::try_connect_from(self.gateway.proxy(), self.from.into()).ok();
+                self.connection = Client::try_connect_from(self.gateway.proxy(), self.from.into()).ok();
                 if let Some(client) = &mut self.connection {
                     client.patience(Duration::from_secs(5));
                 }
             }
             let reply = self.connection.as_mut()?.try_send(&request);
-            let closes = |reply: &Reply| {
-                reply
-                    .header("connection")
-                    .is_some_and(|value| value.eq_ignore_ascii_case("close"))
-            };
+            let closes =
+                |reply: &Reply| reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
             if reply.as_ref().map_or(true, closes) {
                 self.connection = None;
             }
@@ -88,11 +79,7 @@ impl<'a> Stubborn<'a> {
 }
 
 fn rung(gateway: &Gateway, ip: &str) -> String {
-    gateway
-        .admin_get(&format!("/edge/why?ip={ip}"))
-        .expect(200)
-        .json()["rung"]
-        .to_string()
+    gateway.admin_get(&format!("/edge/why?ip={ip}")).expect(200).json()["rung"].to_string()
 }
 
 #[test]
@@ -104,28 +91,14 @@ fn who_ignores_a_429_is_slowed_and_then_kept_out() {
     let mut degraded = false;
     let out = holds_within(Duration::from_secs(20), || match abuser.ask() {
         Some(reply) => {
-            degraded |= reply
-                .header("connection")
-                .is_some_and(|value| value.eq_ignore_ascii_case("close"));
-            ids.push(
-                reply
-                    .header("x-kong-request-id")
-                    .unwrap_or_default()
-                    .to_owned(),
-            );
+            degraded |= reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+            ids.push(reply.header("x-kong-request-id").unwrap_or_default().to_owned());
             false
         }
         None => true,
     });
-    let why = gateway
-        .admin_get("/edge/why?ip=127.0.0.9")
-        .expect(200)
-        .text();
-    assert!(
-        out,
-        "after {} requests it is still served: {why}",
-        ids.len()
-    );
+    let why = gateway.admin_get("/edge/why?ip=127.0.0.9").expect(200).text();
+    assert!(out, "after {} requests it is still served: {why}", ids.len());
     assert!(degraded, "before that its connections are closed");
     assert!(ids.len() >= 25, "not before 20 strikes: {}", ids.len());
     // The answer names the request that tipped it, and so does the command.
@@ -134,11 +107,7 @@ fn who_ignores_a_429_is_slowed_and_then_kept_out() {
     let exit = command(&["why", "127.0.0.9", "--admin", &gateway.admin_url()]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(named(&exit.stdout), "{}", exit.stdout);
-    assert!(
-        exit.stdout.contains("rate-limiting"),
-        "the cause: {}",
-        exit.stdout
-    );
+    assert!(exit.stdout.contains("rate-limiting"), "the cause: {}", exit.stdout);
     // Others are served as before, and the status says how the decision is carried out.
     let mut other = Stubborn::new(&gateway, [127, 0, 0, 1], Some("good-key"));
     assert_eq!(other.ask().map(|reply| reply.status), Some(200));
@@ -151,15 +120,10 @@ fn a_verdict_ends() {
     let more = format!("{EDGE}    ladder: {{ gate_for: 1s, degrade_for: 1s }}\n");
     let (_upstream, gateway) = scene(&more);
     let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
-    assert!(
-        holds_within(Duration::from_secs(20), || abuser.ask().is_none()),
-        "it is kept out"
-    );
+    assert!(holds_within(Duration::from_secs(20), || abuser.ask().is_none()), "it is kept out");
     let begun = Instant::now();
     let mut again = Stubborn::new(&gateway, [127, 0, 0, 9], Some("good-key"));
-    eventually("it is let in again", || {
-        again.ask().is_some_and(|reply| reply.status == 200)
-    });
+    eventually("it is let in again", || again.ask().is_some_and(|reply| reply.status == 200));
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
@@ -184,14 +148,8 @@ fn the_other_consumer_behind_the_same_address_is_served() {
             _ => refused += 1,
         }
     }
-    let why = gateway
-        .admin_get("/edge/why?ip=127.0.0.8")
-        .expect(200)
-        .text();
-    assert!(
-        refused * 100 <= served,
-        "{served} served, {refused} refused: {why}"
-    );
+    let why = gateway.admin_get("/edge/why?ip=127.0.0.8").expect(200).text();
+    assert!(refused * 100 <= served, "{served} served, {refused} refused: {why}");
 }
 
 #[test]
@@ -200,11 +158,7 @@ fn a_run_of_wrong_keys_is_slowed_too() {
     eventually("the guesser is slowed", || {
         let request = Request::get("/closed").header("apikey", "guess");
         let reply = gateway.connect_from([127, 0, 0, 7]).try_send(&request);
-        reply.map_or(true, |reply| {
-            reply
-                .header("connection")
-                .is_some_and(|value| value.eq_ignore_ascii_case("close"))
-        })
+        reply.map_or(true, |reply| reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")))
     });
 }
 
@@ -226,11 +180,7 @@ fn never_dropped_addresses_are_not_kept_out() {
     let (_upstream, gateway) = scene(&more);
     let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
     for at in 0..200 {
-        assert!(
-            abuser.ask().is_some(),
-            "request {at} is answered: {}",
-            rung(&gateway, "127.0.0.9")
-        );
+        assert!(abuser.ask().is_some(), "request {at} is answered: {}", rung(&gateway, "127.0.0.9"));
     }
 }
 

@@ -59,10 +59,7 @@ fn smuggling() -> Vec<Case> {
         case("chunks and length", Safe, post(&reversed, &hidden)),
         case("a short length and chunks", Safe, {
             let chunk = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
-            post(
-                "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
-                &chunk,
-            )
+            post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", &chunk)
         }),
         case("chunks in HTTP/1.0", Refused, {
             let head = "POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -72,10 +69,7 @@ fn smuggling() -> Vec<Case> {
     for (what, field) in [
         ("a coding but chunked", "Transfer-Encoding: xchunked"),
         ("identity", "Transfer-Encoding: identity"),
-        (
-            "chunked, then identity",
-            "Transfer-Encoding: chunked, identity",
-        ),
+        ("chunked, then identity", "Transfer-Encoding: chunked, identity"),
         ("chunked twice", "Transfer-Encoding: chunked, chunked"),
         ("gzip, then chunked", "Transfer-Encoding: gzip, chunked"),
         ("an empty coding", "Transfer-Encoding:"),
@@ -84,26 +78,13 @@ fn smuggling() -> Vec<Case> {
         ("a parameter", "Transfer-Encoding: chunked;q=1"),
         ("quotes", "Transfer-Encoding: \"chunked\""),
         ("a vertical tab", "Transfer-Encoding: \x0bchunked"),
-        (
-            "two fields",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-        ),
-        (
-            "two different fields",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow",
-        ),
+        ("two fields", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+        ("two different fields", "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow"),
         ("a space before the colon", "Transfer-Encoding : chunked"),
         ("a folded field", "X: y\r\n Transfer-Encoding: chunked"),
-        (
-            "a field behind a bare CR",
-            "X: y\rTransfer-Encoding: chunked",
-        ),
+        ("a field behind a bare CR", "X: y\rTransfer-Encoding: chunked"),
     ] {
-        out.push((
-            what,
-            Refused,
-            post(&format!("{field}\r\n"), &hidden).into_bytes(),
-        ));
+        out.push((what, Refused, post(&format!("{field}\r\n"), &hidden).into_bytes()));
         let with = format!("Content-Length: {length}\r\n{field}\r\n");
         out.push((what, Refused, post(&with, &hidden).into_bytes()));
     }
@@ -114,47 +95,17 @@ fn smuggling() -> Vec<Case> {
 
 fn lengths() -> Vec<Case> {
     let mut out = Vec::new();
-    for value in [
-        "+5",
-        "-0",
-        "-5",
-        "0x5",
-        "5 5",
-        "5;x",
-        "5.0",
-        "five",
-        "",
-        "18446744073709551621",
-        "99999999999999999999",
-    ] {
+    for value in
+        ["+5", "-0", "-5", "0x5", "5 5", "5;x", "5.0", "five", "", "18446744073709551621", "99999999999999999999"]
+    {
         let fields = format!("Content-Length: {value}\r\n");
-        out.push((
-            "a length that is no number",
-            Refused,
-            post(&fields, "hello").into_bytes(),
-        ));
+        out.push(("a length that is no number", Refused, post(&fields, "hello").into_bytes()));
     }
     out.extend([
-        case(
-            "two lengths",
-            Refused,
-            post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello!"),
-        ),
-        case(
-            "a list of lengths",
-            Refused,
-            post("Content-Length: 5, 6\r\n", "hello!"),
-        ),
-        case(
-            "the same length twice",
-            Safe,
-            post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"),
-        ),
-        case(
-            "a length with a lookalike",
-            Safe,
-            post("Content-Length: 5\r\nContent_Length: 0\r\n", "hello"),
-        ),
+        case("two lengths", Refused, post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello!")),
+        case("a list of lengths", Refused, post("Content-Length: 5, 6\r\n", "hello!")),
+        case("the same length twice", Safe, post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")),
+        case("a length with a lookalike", Safe, post("Content-Length: 5\r\nContent_Length: 0\r\n", "hello")),
     ]);
     out
 }
@@ -162,69 +113,22 @@ fn lengths() -> Vec<Case> {
 fn chunks() -> Vec<Case> {
     let chunked = |body: &str| post("Transfer-Encoding: chunked\r\n", body);
     let extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(65_536));
-    let extensions = format!(
-        "{}0\r\n\r\n",
-        format!("1;{}\r\na\r\n", "b".repeat(200)).repeat(2000)
-    );
+    let extensions = format!("{}0\r\n\r\n", format!("1;{}\r\na\r\n", "b".repeat(200)).repeat(2000));
     vec![
         case("a signed size", Cut, chunked("+5\r\nhello\r\n0\r\n\r\n")),
         case("a negative size", Cut, chunked("-1\r\nhello\r\n0\r\n\r\n")),
-        case(
-            "a size with a prefix",
-            Cut,
-            chunked("0x5\r\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "a size that is no number",
-            Cut,
-            chunked("g\r\nhello\r\n0\r\n\r\n"),
-        ),
+        case("a size with a prefix", Cut, chunked("0x5\r\nhello\r\n0\r\n\r\n")),
+        case("a size that is no number", Cut, chunked("g\r\nhello\r\n0\r\n\r\n")),
         case("no size", Cut, chunked("\r\nhello\r\n0\r\n\r\n")),
-        case(
-            "a size beyond all memory",
-            Cut,
-            chunked("FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "a size that wraps",
-            Cut,
-            chunked("10000000000000005\r\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "a chunk longer than its size",
-            Cut,
-            chunked("3\r\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "a chunk without its end",
-            Cut,
-            chunked("5\r\nhelloXX0\r\n\r\n"),
-        ),
-        case(
-            "a line ended by LF alone",
-            Cut,
-            chunked("5\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "data ended by LF alone",
-            Cut,
-            chunked("5\r\nhello\n0\r\n\r\n"),
-        ),
-        case(
-            "an extension with a bare LF",
-            Cut,
-            chunked("5;a\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "an extension with a bare CR",
-            Cut,
-            chunked("5\r;a\r\nhello\r\n0\r\n\r\n"),
-        ),
-        case(
-            "an extension with a NUL",
-            Cut,
-            chunked("5;a\0b\r\nhello\r\n0\r\n\r\n"),
-        ),
+        case("a size beyond all memory", Cut, chunked("FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n")),
+        case("a size that wraps", Cut, chunked("10000000000000005\r\nhello\r\n0\r\n\r\n")),
+        case("a chunk longer than its size", Cut, chunked("3\r\nhello\r\n0\r\n\r\n")),
+        case("a chunk without its end", Cut, chunked("5\r\nhelloXX0\r\n\r\n")),
+        case("a line ended by LF alone", Cut, chunked("5\nhello\r\n0\r\n\r\n")),
+        case("data ended by LF alone", Cut, chunked("5\r\nhello\n0\r\n\r\n")),
+        case("an extension with a bare LF", Cut, chunked("5;a\nhello\r\n0\r\n\r\n")),
+        case("an extension with a bare CR", Cut, chunked("5\r;a\r\nhello\r\n0\r\n\r\n")),
+        case("an extension with a NUL", Cut, chunked("5;a\0b\r\nhello\r\n0\r\n\r\n")),
         case("an endless extension", Cut, chunked(&extension)),
         case("thousands of extensions", Cut, chunked(&extensions)),
     ]
@@ -233,26 +137,11 @@ fn chunks() -> Vec<Case> {
 fn hosts() -> Vec<Case> {
     let mut out = vec![
         case("no host", Refused, "GET /x HTTP/1.1\r\n\r\n"),
-        case(
-            "two hosts",
-            Refused,
-            "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        ),
-        case(
-            "the same host twice",
-            Refused,
-            "GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-        ),
-        case(
-            "a host behind a space",
-            Refused,
-            "GET /x HTTP/1.1\r\nHost : a\r\n\r\n",
-        ),
+        case("two hosts", Refused, "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        case("the same host twice", Refused, "GET /x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+        case("a host behind a space", Refused, "GET /x HTTP/1.1\r\nHost : a\r\n\r\n"),
     ];
-    for host in [
-        "a b", "a/b", "a?b", "a\\b", "u@a", "a,b", "a:99999", "a:b", "a:-1", "[::1", "::1", "a\0b",
-        "a#b",
-    ] {
+    for host in ["a b", "a/b", "a?b", "a\\b", "u@a", "a,b", "a:99999", "a:b", "a:-1", "[::1", "::1", "a\0b", "a#b"] {
         let bytes = format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
         out.push(("a host that is none", Refused, bytes));
     }
@@ -269,29 +158,17 @@ fn lines() -> Vec<Case> {
         case("a tab", Refused, line("GET\t/x HTTP/1.1")),
         case("a leading space", Refused, line(" GET /x HTTP/1.1")),
         case("no target", Refused, line("GET HTTP/1.1")),
-        case(
-            "a version in small letters",
-            Refused,
-            line("GET /x http/1.1"),
-        ),
+        case("a version in small letters", Refused, line("GET /x http/1.1")),
         case("a version of the future", Refused, line("GET /x HTTP/2.0")),
         case("a version of the past", Refused, "GET /x\r\n\r\n"),
         case("a version of two digits", Refused, line("GET /x HTTP/1.10")),
-        case(
-            "a method that is no token",
-            Refused,
-            line("G@T /x HTTP/1.1"),
-        ),
+        case("a method that is no token", Refused, line("G@T /x HTTP/1.1")),
         case("a method without end", Refused, line(&method)),
         case("CONNECT", Refused, line("CONNECT a:443 HTTP/1.1")),
         case("TRACE", Refused, line("TRACE /x HTTP/1.1")),
         case("an asterisk with GET", Refused, line("GET * HTTP/1.1")),
         case("another scheme", Refused, line("GET ftp://a/x HTTP/1.1")),
-        case(
-            "user information",
-            Refused,
-            line("GET http://u:p@a/x HTTP/1.1"),
-        ),
+        case("user information", Refused, line("GET http://u:p@a/x HTTP/1.1")),
         case("no slash", Refused, line("GET x HTTP/1.1")),
         case("a NUL in the target", Refused, line("GET /x\0y HTTP/1.1")),
         case("a DEL in the target", Refused, line("GET /x\x7fy HTTP/1.1")),
@@ -300,16 +177,8 @@ fn lines() -> Vec<Case> {
         case("an escaped NUL", Safe, line("GET /x%00y HTTP/1.1")),
         case("a fragment", Safe, line("GET /x#y HTTP/1.1")),
         case("a target without end", Refused, line(&long)),
-        case(
-            "nonsense",
-            Refused,
-            "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
-        ),
-        case(
-            "half a preface of HTTP/2",
-            Refused,
-            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
-        ),
+        case("nonsense", Refused, "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n"),
+        case("half a preface of HTTP/2", Refused, "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"),
     ]
 }
 
@@ -318,11 +187,7 @@ fn fields() -> Vec<Case> {
     vec![
         case("a NUL in a value", Refused, get("X: a\0b\r\n")),
         case("a bare CR in a value", Refused, get("X: a\rb\r\n")),
-        case(
-            "a control character in a value",
-            Refused,
-            get("X: a\x01b\r\n"),
-        ),
+        case("a control character in a value", Refused, get("X: a\x01b\r\n")),
         case("a folded value", Refused, get("X: a\r\n b\r\n")),
         case("a name with a space", Refused, get("X Y: a\r\n")),
         case("a name that is no token", Refused, get("X(Y): a\r\n")),
@@ -330,33 +195,15 @@ fn fields() -> Vec<Case> {
         case("no name", Refused, get(": a\r\n")),
         case("no colon", Refused, get("X\r\n")),
         case("a space before the colon", Refused, get("X : a\r\n")),
-        case(
-            "a space at the start",
-            Refused,
-            "GET /x HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
-        ),
-        case(
-            "lines ended by LF alone",
-            Safe,
-            "GET /x HTTP/1.1\nHost: a\n\n",
-        ),
+        case("a space at the start", Refused, "GET /x HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n"),
+        case("lines ended by LF alone", Safe, "GET /x HTTP/1.1\nHost: a\n\n"),
         case("a large field", Refused, get(&large)),
-        case(
-            "a thousand fields",
-            Refused,
-            get(&"X: a\r\n".repeat(10_000)),
-        ),
-        case(
-            "a consumer with underscores",
-            Safe,
-            get("X_Consumer_Username: root\r\n"),
-        ),
+        case("a thousand fields", Refused, get(&"X: a\r\n".repeat(10_000))),
+        case("a consumer with underscores", Safe, get("X_Consumer_Username: root\r\n")),
         case(
             "a switch to HTTP/2",
             Safe,
-            get(
-                "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
-            ),
+            get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"),
         ),
     ]
 }
@@ -364,9 +211,7 @@ fn fields() -> Vec<Case> {
 /// The statuses of the answers in `bytes`, bodies skipped by looking for status lines.
 fn statuses(bytes: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(bytes);
-    text.match_indices("HTTP/1.")
-        .filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok())
-        .collect()
+    text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
 }
 
 fn run(cases: Vec<Case>) {
@@ -387,23 +232,14 @@ fn run(cases: Vec<Case>) {
         let refused = answers.first().map_or(closed, refusal);
         let complete = seen.iter().filter(|seen| seen.complete).count();
         let faults: Vec<&String> = seen.iter().flat_map(|seen| &seen.faults).collect();
-        let ambiguous = seen
-            .iter()
-            .any(|seen| seen.complete && !seen.faults.is_empty());
+        let ambiguous = seen.iter().any(|seen| seen.complete && !seen.faults.is_empty());
         let good = match fate {
             Refused => refused && seen.is_empty(),
-            Cut => {
-                complete == 0
-                    && answers
-                        .first()
-                        .is_none_or(|status| refusal(status) || *status == 502)
-            }
+            Cut => complete == 0 && answers.first().is_none_or(|status| refusal(status) || *status == 502),
             Safe => (refused && complete == 0) || (complete == 1 && !ambiguous && answers == [200]),
         };
         let smuggled = seen.iter().any(|seen| seen.target.contains("smuggled"))
-            || seen
-                .iter()
-                .any(|seen| seen.header("x_consumer_username").is_some());
+            || seen.iter().any(|seen| seen.header("x_consumer_username").is_some());
         if !good || smuggled || answers.len() > 1 {
             let head = String::from_utf8_lossy(&bytes[..bytes.len().min(160)]).into_owned();
             let targets: Vec<&str> = seen.iter().map(|seen| seen.target.as_str()).collect();
@@ -416,12 +252,7 @@ fn run(cases: Vec<Case>) {
     gateway.send(&Request::get("/after")).expect(200);
     assert!(gateway.runs(), "the gateway is still there");
     assert_eq!(gateway.pid(), pid);
-    assert!(
-        wrong.is_empty(),
-        "{} of {count}:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -461,29 +292,15 @@ fn a_body_of_a_refused_request_is_not_the_next_request() {
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for fields in [
         format!("Content-Length: {}\r\n", hidden.len()),
-        format!(
-            "Content-Length: {}\r\nExpect: 100-continue\r\n",
-            hidden.len()
-        ),
-        format!(
-            "Content-Length: {}\r\nExpect: y 100-continue\r\n",
-            hidden.len()
-        ),
+        format!("Content-Length: {}\r\nExpect: 100-continue\r\n", hidden.len()),
+        format!("Content-Length: {}\r\nExpect: y 100-continue\r\n", hidden.len()),
     ] {
         let mut client = gateway.connect();
         let bytes = format!("POST /admin HTTP/1.1\r\nHost: a\r\n{fields}\r\n{hidden}");
         client.write(bytes.as_bytes()).unwrap();
         let (answer, _) = client.drain(Duration::from_millis(500));
-        let answers: Vec<u16> = statuses(&answer)
-            .into_iter()
-            .filter(|status| *status >= 200)
-            .collect();
-        assert_eq!(
-            answers.len(),
-            1,
-            "{fields}: {}",
-            String::from_utf8_lossy(&answer)
-        );
+        let answers: Vec<u16> = statuses(&answer).into_iter().filter(|status| *status >= 200).collect();
+        assert_eq!(answers.len(), 1, "{fields}: {}", String::from_utf8_lossy(&answer));
         assert!(matches!(answers[0], 401 | 417), "{answers:?}");
     }
     assert_eq!(upstream.count(), 0);
@@ -492,10 +309,7 @@ fn a_body_of_a_refused_request_is_not_the_next_request() {
 #[test]
 fn half_a_request_does_not_hold_the_gateway() {
     let upstream = Upstream::echo();
-    let text = format!(
-        "{}gateway:\n  timeouts: {{ header: 1s, idle: 2s }}\n",
-        upstream.fill(CONFIG)
-    );
+    let text = format!("{}gateway:\n  timeouts: {{ header: 1s, idle: 2s }}\n", upstream.fill(CONFIG));
     let gateway = Gateway::start(&text);
     let mut silent = gateway.connect();
     let mut half: Vec<Client> = (0..20)
@@ -509,14 +323,8 @@ fn half_a_request_does_not_hold_the_gateway() {
     for client in &mut half {
         let (answer, closed) = client.drain(Duration::from_secs(5));
         assert!(closed, "hung up");
-        assert!(
-            statuses(&answer).iter().all(|status| *status == 408),
-            "{answer:?}"
-        );
+        assert!(statuses(&answer).iter().all(|status| *status == 408), "{answer:?}");
     }
-    assert!(
-        silent.drain(Duration::from_secs(5)).1,
-        "who says nothing is let go"
-    );
+    assert!(silent.drain(Duration::from_secs(5)).1, "who says nothing is let go");
     assert_eq!(upstream.count(), 1);
 }

@@ -35,9 +35,7 @@ fn requests_are_counted_by_their_labels() {
         client.get("/open").expect(200);
     }
     client.get("/closed").expect(401);
-    client
-        .send(&Request::get("/closed").header("apikey", "ann"))
-        .expect(200);
+    client.send(&Request::get("/closed").header("apikey", "ann")).expect(200);
     let total = "kong_http_requests_total";
     let mut page = String::new();
     eventually("all five are counted", || {
@@ -45,31 +43,13 @@ fn requests_are_counted_by_their_labels() {
         sample(&page, total, &["service=\"echo\""]) >= 5.0
     });
     let count = |labels: &[&str]| sample(&page, total, labels);
-    assert_eq!(
-        count(&["route=\"open\"", "code=\"200\"", "source=\"service\""]),
-        3.0,
-        "{page}"
-    );
-    assert_eq!(
-        count(&["route=\"closed\"", "code=\"401\"", "source=\"kong\""]),
-        1.0
-    );
+    assert_eq!(count(&["route=\"open\"", "code=\"200\"", "source=\"service\""]), 3.0, "{page}");
+    assert_eq!(count(&["route=\"closed\"", "code=\"401\"", "source=\"kong\""]), 1.0);
     assert_eq!(count(&["route=\"closed\"", "consumer=\"ann\""]), 1.0);
-    for name in [
-        "kong_kong_latency_ms_bucket",
-        "kong_upstream_latency_ms_bucket",
-        "kong_request_latency_ms_bucket",
-    ] {
-        assert!(
-            sample(&page, name, &["route=\"open\"", "le=\"+Inf\""]) >= 3.0,
-            "{name} in {page}"
-        );
+    for name in ["kong_kong_latency_ms_bucket", "kong_upstream_latency_ms_bucket", "kong_request_latency_ms_bucket"] {
+        assert!(sample(&page, name, &["route=\"open\"", "le=\"+Inf\""]) >= 3.0, "{name} in {page}");
     }
-    let egress = sample(
-        &page,
-        "kong_bandwidth_bytes",
-        &["route=\"open\"", "direction=\"egress\""],
-    );
+    let egress = sample(&page, "kong_bandwidth_bytes", &["route=\"open\"", "direction=\"egress\""]);
     assert!(egress > 0.0, "{page}");
     assert!(page.contains("# TYPE kong_http_requests_total counter"));
     assert!(page.contains("# HELP kong_http_requests_total "));
@@ -81,26 +61,16 @@ fn the_page_is_well_formed_and_has_the_base_metrics() {
     let gateway = Gateway::start(&upstream.fill(CONFIG));
     gateway.get("/open").expect(200);
     let reply = gateway.admin_get("/metrics").expect(200);
-    assert!(
-        reply
-            .header("content-type")
-            .is_some_and(|kind| kind.starts_with("text/plain"))
-    );
+    assert!(reply.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
     let page = reply.text();
     let sample = regex::Regex::new(
         r#"^[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-zA-Z_]\w*="([^"\\]|\\.)*",?)*\})? [-+]?([0-9.eE+-]+|Inf|NaN)$"#,
     )
     .unwrap();
-    for line in page
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-    {
+    for line in page.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         assert!(sample.is_match(line), "{line:?}");
     }
-    let names: Vec<&str> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE "))
-        .collect();
+    let names: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     let mut once = names.clone();
     once.sort_unstable();
     once.dedup();

@@ -11,10 +11,7 @@ services:
 "#;
 
 fn secure(upstream: &Upstream, pairs: &[(&Pair, &[&str])]) -> Gateway {
-    let entities: String = pairs
-        .iter()
-        .map(|(pair, names)| format!("- {}\n", pair.entity(names)))
-        .collect();
+    let entities: String = pairs.iter().map(|(pair, names)| format!("- {}\n", pair.entity(names))).collect();
     Gateway::start(&upstream.fill(&format!("{CONFIG}certificates:\n{entities}")))
 }
 
@@ -37,32 +34,19 @@ fn http2_with_prior_knowledge() {
 #[test]
 fn http2_carries_bodies_cookies_and_hosts() {
     let upstream = Upstream::echo();
-    let gateway = Gateway::start(
-        &upstream
-            .fill(CONFIG)
-            .replace("[/] }", "[/], preserve_host: true }"),
-    );
+    let gateway = Gateway::start(&upstream.fill(CONFIG).replace("[/] }", "[/], preserve_host: true }"));
     let body = "x".repeat(200_000);
     let requests = [
         Request::post("/", body.clone()).host("two.test"),
-        Request::get("/")
-            .header("Cookie", "a=1")
-            .header("Cookie", "b=2"),
+        Request::get("/").header("Cookie", "a=1").header("Cookie", "b=2"),
         Request::new("HEAD", "/"),
     ];
     let replies = h2::send_clear(gateway.proxy(), &requests);
     let post = replies[0].clone().expect(200);
-    assert_eq!(
-        post.json()["post_data"]["text"].as_str().map(str::len),
-        Some(body.len())
-    );
+    assert_eq!(post.json()["post_data"]["text"].as_str().map(str::len), Some(body.len()));
     assert_eq!(post.echoed("host").as_deref(), Some("two.test"));
     let cookies = replies[1].clone().expect(200);
-    assert_eq!(
-        cookies.echoed("cookie").as_deref(),
-        Some("a=1; b=2"),
-        "one field (RFC 9113 §8.2.3)"
-    );
+    assert_eq!(cookies.echoed("cookie").as_deref(), Some("a=1; b=2"), "one field (RFC 9113 §8.2.3)");
     assert!(replies[2].clone().expect(200).body.is_empty());
     assert!(upstream.seen().iter().all(|seen| seen.faults.is_empty()));
 }
@@ -72,10 +56,7 @@ fn the_certificate_follows_the_name() {
     let upstream = Upstream::echo();
     let exact = Pair::new(&["a.test"]);
     let wild = Pair::new(&["*.wild.test"]);
-    let gateway = secure(
-        &upstream,
-        &[(&exact, &["a.test"]), (&wild, &["*.wild.test"])],
-    );
+    let gateway = secure(&upstream, &[(&exact, &["a.test"]), (&wild, &["*.wild.test"])]);
     let shown = |sni: &str| Client::connect_tls(gateway.proxy_tls(), sni).certificate;
     assert_eq!(shown("a.test").as_ref(), Some(&exact.der));
     assert_eq!(shown("x.wild.test").as_ref(), Some(&wild.der));
@@ -90,10 +71,7 @@ fn http2_by_alpn() {
     let upstream = Upstream::echo();
     let pair = Pair::new(&["a.test"]);
     let gateway = secure(&upstream, &[(&pair, &["a.test"])]);
-    let requests = [
-        Request::get("/one").host("a.test"),
-        Request::get("/two").host("a.test"),
-    ];
+    let requests = [Request::get("/one").host("a.test"), Request::get("/two").host("a.test")];
     let replies = h2::send_tls(gateway.proxy_tls(), "a.test", &requests);
     for (reply, uri) in replies.into_iter().zip(["/one", "/two"]) {
         let reply = reply.expect(200);
@@ -105,25 +83,13 @@ fn http2_by_alpn() {
 #[test]
 fn plugins_work_the_same_over_http2() {
     let upstream = Upstream::echo();
-    let text = upstream
-        .fill(CONFIG)
-        .replace("[/] }", "[/], plugins: [{ name: key-auth }] }");
-    let text =
-        format!("{text}consumers:\n- {{ username: ann, keyauth_credentials: [{{ key: ann }}] }}\n");
+    let text = upstream.fill(CONFIG).replace("[/] }", "[/], plugins: [{ name: key-auth }] }");
+    let text = format!("{text}consumers:\n- {{ username: ann, keyauth_credentials: [{{ key: ann }}] }}\n");
     let gateway = Gateway::start(&text);
     let requests = [Request::get("/"), Request::get("/").header("apikey", "ann")];
     let replies = h2::send_clear(gateway.proxy(), &requests);
-    replies[0]
-        .clone()
-        .expect_templated(401, "No API key found in request");
-    assert_eq!(
-        replies[1]
-            .clone()
-            .expect(200)
-            .echoed("x-consumer-username")
-            .as_deref(),
-        Some("ann")
-    );
+    replies[0].clone().expect_templated(401, "No API key found in request");
+    assert_eq!(replies[1].clone().expect(200).echoed("x-consumer-username").as_deref(), Some("ann"));
 }
 
 #[test]
@@ -135,7 +101,5 @@ fn noise_on_the_tls_port_hurts_nobody() {
     // The gateway may hang up before all of it is written.
     let _ = noise.write(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
     assert!(noise.drain(std::time::Duration::from_secs(5)).1, "hung up");
-    Client::connect_tls(gateway.proxy_tls(), "a.test")
-        .get("/")
-        .expect(200);
+    Client::connect_tls(gateway.proxy_tls(), "a.test").get("/").expect(200);
 }

@@ -62,15 +62,10 @@ fn the_limit_is_exact_and_told() {
         assert_eq!(reply.number("ratelimit-remaining"), left);
         let reset = reply.number("ratelimit-reset");
         let until_next = 60 - i64::try_from(unix_seconds() % 60).unwrap();
-        assert!(
-            (reset - until_next).abs() <= 1,
-            "reset {reset}, the minute ends in {until_next}"
-        );
+        assert!((reset - until_next).abs() <= 1, "reset {reset}, the minute ends in {until_next}");
         assert_eq!(reply.header("retry-after"), None);
     }
-    let reply = client
-        .get("/minute")
-        .expect_templated(429, "API rate limit exceeded");
+    let reply = client.get("/minute").expect_templated(429, "API rate limit exceeded");
     assert_eq!(reply.number("x-ratelimit-remaining-minute"), 0);
     assert_eq!(reply.number("ratelimit-remaining"), 0);
     assert_eq!(reply.number("retry-after"), reply.number("ratelimit-reset"));
@@ -94,12 +89,7 @@ fn the_tightest_window_is_the_one_told() {
 #[test]
 fn headers_status_and_words_can_be_changed() {
     let (_upstream, gateway) = scene();
-    let names = [
-        "x-ratelimit-limit-minute",
-        "ratelimit-limit",
-        "ratelimit-reset",
-        "retry-after",
-    ];
+    let names = ["x-ratelimit-limit-minute", "ratelimit-limit", "ratelimit-reset", "retry-after"];
     let silent = |reply: &Reply| names.iter().all(|name| reply.header(name).is_none());
     assert!(silent(&gateway.get("/hidden").expect(200)));
     assert!(silent(&gateway.get("/hidden").expect(429)));
@@ -156,31 +146,18 @@ fn tricks_do_not_buy_a_new_budget() {
 #[test]
 fn workers_share_one_limit_exactly() {
     let upstream = Upstream::echo();
-    let gateway = Gateway::start(&format!(
-        "{}\ngateway:\n  workers: 2\n",
-        upstream.fill(CONFIG)
-    ));
+    let gateway = Gateway::start(&format!("{}\ngateway:\n  workers: 2\n", upstream.fill(CONFIG)));
     fresh_minute(20);
     let minute = unix_seconds() / 60;
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let mut client = gateway.connect();
-            thread::spawn(move || {
-                (0..25)
-                    .filter(|_| client.get("/many").status == 200)
-                    .count()
-            })
+            thread::spawn(move || (0..25).filter(|_| client.get("/many").status == 200).count())
         })
         .collect();
-    let passed: usize = threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap())
-        .sum();
+    let passed: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
     if unix_seconds() / 60 != minute {
-        skip(
-            "rate_limiting::workers_share_one_limit_exactly",
-            "the minute ended during the test",
-        );
+        skip("rate_limiting::workers_share_one_limit_exactly", "the minute ended during the test");
         return;
     }
     assert_eq!(passed, 100, "200 requests at once, 100 allowed");
@@ -191,9 +168,7 @@ fn counters_survive_a_reload() {
     let (upstream, gateway) = scene();
     gateway.get("/minute").expect(200);
     gateway.get("/minute").expect(200);
-    let text = upstream
-        .fill(CONFIG)
-        .replace("paths: [/hidden]", "paths: [/renamed]");
+    let text = upstream.fill(CONFIG).replace("paths: [/hidden]", "paths: [/renamed]");
     gateway.reload(&text, || gateway.get("/hidden").status == 404);
     gateway.get("/minute").expect(200);
     gateway.get("/minute").expect(429);

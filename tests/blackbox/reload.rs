@@ -35,7 +35,7 @@ fn a_changed_file_is_taken() {
     eventually("the new route", || gateway.get("/two").status == 200);
     gateway.get("/one").expect(404);
     // Written in place, as `cp` and some editors do.
-    let text = gateway_tests::gateway::with_listeners(&upstream.fill(&config("/three")));
+    let text = gateway_tests::listeners::with_listeners(&upstream.fill(&config("/three")));
     std::fs::write(gateway.config_file(), text).unwrap();
     eventually("the third route", || gateway.get("/three").status == 200);
     assert_eq!(gateway.pid(), pid);
@@ -57,21 +57,15 @@ fn a_bad_file_changes_nothing_and_is_told() {
     assert!(gateway.status()["config"]["last_error"].is_null());
     gateway.replace_file(&upstream.fill(&config("/two")).replace("paths:", "pahts:"));
     gateway.signal(Signal::SIGHUP);
-    eventually("the error is shown", || {
-        !gateway.status()["config"]["last_error"].is_null()
-    });
+    eventually("the error is shown", || !gateway.status()["config"]["last_error"].is_null());
     let error = gateway.status()["config"]["last_error"].to_string();
     assert!(error.contains("pahts"), "{error}");
     gateway.get("/one").expect(200);
     assert!(gateway.runs());
     gateway.replace_file(&upstream.fill(&config("/three")));
     gateway.signal(Signal::SIGHUP);
-    eventually("the mended file is taken", || {
-        gateway.get("/three").status == 200
-    });
-    eventually("the error is gone", || {
-        gateway.status()["config"]["last_error"].is_null()
-    });
+    eventually("the mended file is taken", || gateway.get("/three").status == 200);
+    eventually("the error is gone", || gateway.status()["config"]["last_error"].is_null());
 }
 
 #[test]
@@ -79,9 +73,7 @@ fn a_missing_file_changes_nothing() {
     let (_upstream, mut gateway) = scene();
     std::fs::remove_file(gateway.config_file()).unwrap();
     gateway.signal(Signal::SIGHUP);
-    eventually("the error is shown", || {
-        !gateway.status()["config"]["last_error"].is_null()
-    });
+    eventually("the error is shown", || !gateway.status()["config"]["last_error"].is_null());
     gateway.get("/one").expect(200);
     assert!(gateway.runs());
 }
@@ -105,19 +97,12 @@ fn no_request_is_lost_and_no_connection_cut_by_reloads() {
         })
         .collect();
     for at in 0..10 {
-        let text = upstream
-            .fill(&config("/one"))
-            .replace("name: r,", &format!("name: r{at}, tags: [t],"));
+        let text = upstream.fill(&config("/one")).replace("name: r,", &format!("name: r{at}, tags: [t],"));
         gateway.replace_file(&format!("{text}- {{ name: extra{at}, url: \"http://127.0.0.1:1\", routes: [{{ paths: [/e{at}], plugins: [{{ name: request-termination, config: {{ status_code: 200 }} }}] }}] }}\n"));
         gateway.signal(Signal::SIGHUP);
-        eventually("each is taken", || {
-            gateway.get(&format!("/e{at}")).status == 200
-        });
+        eventually("each is taken", || gateway.get(&format!("/e{at}")).status == 200);
     }
     stop.store(true, Ordering::SeqCst);
-    let served: Vec<u32> = threads
-        .into_iter()
-        .map(|thread| thread.join().expect("none failed"))
-        .collect();
+    let served: Vec<u32> = threads.into_iter().map(|thread| thread.join().expect("none failed")).collect();
     assert!(served.iter().all(|count| *count > 10), "{served:?}");
 }

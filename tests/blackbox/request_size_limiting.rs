@@ -28,24 +28,14 @@ const MESSAGE: &str = "Request size limit exceeded";
 fn a_length_over_the_limit_is_refused_unread() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
-    gateway
-        .send(&Request::post("/bytes", vec![b'x'; 100]))
-        .expect(200);
-    gateway
-        .send(&Request::post("/bytes", vec![b'x'; 101]))
-        .expect_templated(413, MESSAGE);
-    gateway
-        .send(&Request::post("/kilobytes", vec![b'x'; 2048]))
-        .expect(200);
-    gateway
-        .send(&Request::post("/kilobytes", vec![b'x'; 2049]))
-        .expect(413);
+    gateway.send(&Request::post("/bytes", vec![b'x'; 100])).expect(200);
+    gateway.send(&Request::post("/bytes", vec![b'x'; 101])).expect_templated(413, MESSAGE);
+    gateway.send(&Request::post("/kilobytes", vec![b'x'; 2048])).expect(200);
+    gateway.send(&Request::post("/kilobytes", vec![b'x'; 2049])).expect(413);
     gateway.get("/bytes").expect(200);
     assert_eq!(upstream.count(), 3);
     let mut client = gateway.connect();
-    client
-        .write(b"POST /bytes HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
-        .unwrap();
+    client.write(b"POST /bytes HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").unwrap();
     client.read_reply("POST").unwrap().expect(413);
     let mut client = gateway.connect();
     let head = b"POST /bytes HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
@@ -58,17 +48,9 @@ fn a_length_over_the_limit_is_refused_unread() {
 fn a_chunked_body_over_the_limit_never_arrives_whole() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
-    gateway
-        .send(&Request::post("/bytes", vec![b'x'; 100]).chunked(10))
-        .expect(200);
-    gateway
-        .send(&Request::post("/bytes", vec![b'x'; 101]).chunked(10))
-        .expect(413);
-    let whole = upstream
-        .seen()
-        .into_iter()
-        .filter(|seen| seen.complete)
-        .count();
+    gateway.send(&Request::post("/bytes", vec![b'x'; 100]).chunked(10)).expect(200);
+    gateway.send(&Request::post("/bytes", vec![b'x'; 101]).chunked(10)).expect(413);
+    let whole = upstream.seen().into_iter().filter(|seen| seen.complete).count();
     assert_eq!(whole, 1, "only the one within the limit");
 }
 
@@ -80,7 +62,5 @@ fn a_length_can_be_required() {
     gateway.get("/strict").expect_templated(411, message);
     gateway.send(&Request::post("/strict", "x")).expect(200);
     // Chunked says how long the body is in its own way.
-    gateway
-        .send(&Request::post("/strict", "x").chunked(1))
-        .expect(200);
+    gateway.send(&Request::post("/strict", "x").chunked(1)).expect(200);
 }

@@ -37,24 +37,14 @@ routes:
 fn the_answer_is_as_configured() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
-    let reply = gateway
-        .get("/plain")
-        .expect_compact(503, r#"{"message":"Service unavailable"}"#);
-    assert!(
-        reply
-            .header("server")
-            .is_some_and(|value| value.starts_with("gateway/"))
-    );
+    let reply = gateway.get("/plain").expect_compact(503, r#"{"message":"Service unavailable"}"#);
+    assert!(reply.header("server").is_some_and(|value| value.starts_with("gateway/")));
     assert!(reply.header("x-kong-response-latency").is_some());
     assert_eq!(reply.header("x-kong-upstream-latency"), None);
-    gateway
-        .get("/missing")
-        .expect_compact(404, r#"{"message":"Not found"}"#);
+    gateway.get("/missing").expect_compact(404, r#"{"message":"Not found"}"#);
     let empty = gateway.get("/empty").expect(204);
     assert_eq!(empty.header("content-length"), None);
-    gateway
-        .get("/teapot")
-        .expect_compact(418, r#"{"message":"tea"}"#);
+    gateway.get("/teapot").expect_compact(418, r#"{"message":"tea"}"#);
     let page = gateway.get("/page").expect(200);
     assert_eq!(page.header("content-type"), Some("text/html"));
     assert_eq!(page.text(), "<p>closed</p>");
@@ -67,12 +57,8 @@ fn a_trigger_in_header_or_query_is_needed_if_named() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
     gateway.get("/trigger").expect(200);
-    gateway
-        .get("/trigger?stop-here")
-        .expect_compact(410, r#"{"message":"gone"}"#);
-    gateway
-        .send(&Request::get("/trigger").header("Stop-Here", "now"))
-        .expect(410);
+    gateway.get("/trigger?stop-here").expect_compact(410, r#"{"message":"gone"}"#);
+    gateway.send(&Request::get("/trigger").header("Stop-Here", "now")).expect(410);
 }
 
 #[test]

@@ -77,9 +77,7 @@ fn headers_in_kongs_order() {
 #[test]
 fn the_query() {
     let (_upstream, gateway) = scene();
-    let reply = gateway
-        .get("/query?gone=1&old=2&there=3&many=1&kept=a%20b")
-        .expect(200);
+    let reply = gateway.get("/query?gone=1&old=2&there=3&many=1&kept=a%20b").expect(200);
     let expected = json!({
         "new": "2", "there": "replaced", "many": ["1", "2"], "kept": "a b", "added": "1",
     });
@@ -94,19 +92,13 @@ fn params(reply: &Reply) -> serde_json::Value {
 fn bodies_of_json_and_forms() {
     let (upstream, gateway) = scene();
     let body = json!({ "gone": 1, "old": 2, "there": { "deep": 3 }, "many": "1", "kept": [4] });
-    let request = Request::post("/body", body.to_string())
-        .header("Content-Type", "application/json; charset=utf-8");
+    let request = Request::post("/body", body.to_string()).header("Content-Type", "application/json; charset=utf-8");
     let reply = gateway.send(&request).expect(200);
     let expected = json!({
         "new": 2, "there": "replaced", "many": ["1", "2"], "kept": [4], "added": "1",
     });
     assert_eq!(params(&reply), expected);
-    let length: usize = upstream
-        .last()
-        .header("content-length")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let length: usize = upstream.last().header("content-length").unwrap().parse().unwrap();
     assert_eq!(length, upstream.last().body.len());
 
     let request = Request::post("/body", "gone=1&old=2&there=3&many=1&kept=a%20b")
@@ -122,19 +114,12 @@ fn bodies_of_json_and_forms() {
 fn other_bodies_pass_as_they_are() {
     let (upstream, gateway) = scene();
     for (kind, body) in [("text/plain", "gone=1"), ("application/json", "{not json")] {
-        gateway
-            .send(&Request::post("/body", body).header("Content-Type", kind))
-            .expect(200);
+        gateway.send(&Request::post("/body", body).header("Content-Type", kind)).expect(200);
         assert_eq!(upstream.last().body, body.as_bytes(), "{kind}");
     }
     let chunked = Request::post("/body", r#"{"gone":1,"kept":2}"#).chunked(3);
-    let reply = gateway
-        .send(&chunked.header("Content-Type", "application/json"))
-        .expect(200);
-    assert_eq!(
-        params(&reply),
-        json!({ "kept": 2, "added": "1", "many": ["2"] })
-    );
+    let reply = gateway.send(&chunked.header("Content-Type", "application/json")).expect(200);
+    assert_eq!(params(&reply), json!({ "kept": 2, "added": "1", "many": ["2"] }));
 }
 
 #[test]

@@ -29,18 +29,10 @@ services:
 fn named() -> String {
     let mut out = String::new();
     for line in NAMED.lines() {
-        match line
-            .trim_start()
-            .strip_prefix("- { name: ")
-            .and_then(|rest| rest.split_once(','))
-        {
+        match line.trim_start().strip_prefix("- { name: ").and_then(|rest| rest.split_once(',')) {
             Some((name, _)) => {
-                let plugin =
-                    "plugins: [{ name: request-transformer, config: { add: { headers: [\"X-Met:";
-                out.push_str(&format!(
-                    "{}, {plugin}{name}\"] }} }} }}] }}\n",
-                    line.trim_end_matches(" }")
-                ));
+                let plugin = "plugins: [{ name: request-transformer, config: { add: { headers: [\"X-Met:";
+                out.push_str(&format!("{}, {plugin}{name}\"] }} }} }}] }}\n", line.trim_end_matches(" }")));
             }
             None => out.push_str(&format!("{line}\n")),
         }
@@ -52,13 +44,7 @@ fn named() -> String {
 fn the_most_specific_route_is_met() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, &named());
-    let met = |request: Request| {
-        gateway
-            .send(&request)
-            .expect(200)
-            .echoed("x-met")
-            .unwrap_or_default()
-    };
+    let met = |request: Request| gateway.send(&request).expect(200).echoed("x-met").unwrap_or_default();
     assert_eq!(met(Request::get("/route")), "prefix");
     // A prefix is a prefix of the text, not of whole segments.
     assert_eq!(met(Request::get("/routed")), "prefix");
@@ -68,22 +54,12 @@ fn the_most_specific_route_is_met() {
     assert_eq!(met(Request::get("/route").host("A.TEST:8000")), "host");
     assert_eq!(met(Request::get("/other").host("x.y.wild.test")), "left");
     assert_eq!(met(Request::get("/other").host("wild.org")), "right");
-    assert_eq!(
-        met(Request::get("/route").header("x-version", "v2")),
-        "header"
-    );
-    assert_eq!(
-        met(Request::get("/route").header("x-version", "v3")),
-        "prefix"
-    );
+    assert_eq!(met(Request::get("/route").header("x-version", "v2")), "header");
+    assert_eq!(met(Request::get("/route").header("x-version", "v3")), "prefix");
     assert_eq!(met(Request::get("/items/12")), "pattern");
     assert_eq!(met(Request::get("/items/7")), "preferred");
-    gateway
-        .get("/items/x")
-        .expect_templated(404, "no Route matched with those values");
-    gateway
-        .send(&Request::get("/other").host("wild"))
-        .expect(404);
+    gateway.get("/items/x").expect_templated(404, "no Route matched with those values");
+    gateway.send(&Request::get("/other").host("wild")).expect(404);
     gateway.send(&Request::get("/ROUTE")).expect(404);
 }
 
@@ -109,11 +85,7 @@ services:
         ("/public/a%2fb?c=%2F&d=../e", "/public/a%2Fb?c=%2F&d=../e"),
         ("/public/a?", "/public/a?"),
     ] {
-        assert_eq!(
-            gateway.get(sent).expect(200).echoed_uri(),
-            forwarded,
-            "{sent}"
-        );
+        assert_eq!(gateway.get(sent).expect(200).echoed_uri(), forwarded, "{sent}");
     }
     let asked = upstream.count();
     for sent in [
@@ -132,18 +104,13 @@ services:
         let reply = gateway.get(sent);
         let forwarded = upstream.seen().split_off(asked);
         let hides = |target: &str| {
-            let decoded =
-                gateway_tests::echo::decode(&gateway_tests::echo::decode(target, false), false);
+            let decoded = gateway_tests::echo::decode(&gateway_tests::echo::decode(target, false), false);
             decoded.replace('\\', "/").contains("..")
         };
         assert!(
-            matches!(reply.status, 400 | 401 | 404)
-                || !forwarded.iter().any(|seen| hides(&seen.target)),
+            matches!(reply.status, 400 | 401 | 404) || !forwarded.iter().any(|seen| hides(&seen.target)),
             "{sent} was forwarded as {:?}",
-            forwarded
-                .iter()
-                .map(|seen| &seen.target)
-                .collect::<Vec<_>>()
+            forwarded.iter().map(|seen| &seen.target).collect::<Vec<_>>()
         );
     }
 }
@@ -176,11 +143,7 @@ services:
         ("/cut/12/rest", "/base/rest"),
         ("/slash/a", "/base/a"),
     ] {
-        assert_eq!(
-            gateway.get(sent).expect(200).echoed_uri(),
-            forwarded,
-            "{sent}"
-        );
+        assert_eq!(gateway.get(sent).expect(200).echoed_uri(), forwarded, "{sent}");
     }
     let prefix = |path: &str| gateway.get(path).expect(200).echoed("x-forwarded-prefix");
     assert_eq!(prefix("/strip/a").as_deref(), Some("/strip"));
@@ -208,12 +171,7 @@ upstreams:
   targets: [{ target: "127.0.0.1:@PORT@" }]
 "#,
     );
-    let host = |path: &str| {
-        gateway
-            .send(&Request::get(path).host("client.test:81"))
-            .expect(200)
-            .echoed("host")
-    };
+    let host = |path: &str| gateway.send(&Request::get(path).host("client.test:81")).expect(200).echoed("host");
     assert_eq!(host("/own"), Some(upstream.address().to_string()));
     assert_eq!(host("/client").as_deref(), Some("client.test:81"));
     assert_eq!(host("/pool").as_deref(), Some("pool.test"));
@@ -239,29 +197,17 @@ certificates:
         pair.entity(&["secure.test"])
     );
     let gateway = gateway(&upstream, &text);
-    let reply = gateway
-        .get("/upgrade")
-        .expect_templated(426, "Please use HTTPS protocol");
-    assert_eq!(
-        reply
-            .header("connection")
-            .map(str::to_ascii_lowercase)
-            .as_deref(),
-        Some("upgrade")
-    );
+    let reply = gateway.get("/upgrade").expect_templated(426, "Please use HTTPS protocol");
+    assert_eq!(reply.header("connection").map(str::to_ascii_lowercase).as_deref(), Some("upgrade"));
     assert_eq!(reply.header("upgrade"), Some("TLS/1.2, HTTP/1.1"));
     let ask = |path: &str| gateway.send(&Request::get(path).host("secure.test"));
     let reply = ask("/moved/a?b=c").expect(301);
-    assert_eq!(
-        reply.header("location"),
-        Some("https://secure.test/moved/a?b=c")
-    );
+    assert_eq!(reply.header("location"), Some("https://secure.test/moved/a?b=c"));
     assert!(reply.body.is_empty());
     ask("/again").expect(308);
     assert_eq!(upstream.count(), 0);
     let secure = |path: &str| -> Reply {
-        Client::connect_tls(gateway.proxy_tls(), "secure.test")
-            .send(&Request::get(path).host("secure.test"))
+        Client::connect_tls(gateway.proxy_tls(), "secure.test").send(&Request::get(path).host("secure.test"))
     };
     secure("/upgrade").expect(200);
     // A route of plain http is served to https as well, as Kong does.
@@ -302,12 +248,8 @@ routes:
 - { name: lonely, paths: [/lonely] }
 "#,
     );
-    gateway
-        .get("/lonely")
-        .expect_templated(503, "no Service found with those values");
-    gateway
-        .get("/nowhere")
-        .expect_templated(404, "no Route matched with those values");
+    gateway.get("/lonely").expect_templated(503, "no Service found with those values");
+    gateway.get("/nowhere").expect_templated(404, "no Route matched with those values");
     let disabled = gateway.get("/disabled").status;
     assert!(matches!(disabled, 404 | 503), "{disabled}");
     assert_eq!(upstream.count(), 0);
@@ -317,36 +259,19 @@ routes:
 fn errors_are_written_in_the_form_that_is_accepted() {
     let upstream = Upstream::echo();
     let gateway = gateway(&upstream, "_format_version: \"3.0\"\n");
-    let ask = |accept: &str| {
-        gateway
-            .send(&Request::get("/").header("Accept", accept))
-            .expect(404)
-    };
+    let ask = |accept: &str| gateway.send(&Request::get("/").header("Accept", accept)).expect(404);
     let html = ask("text/html,application/xhtml+xml,*/*;q=0.8");
-    assert_eq!(
-        html.header("content-type"),
-        Some("text/html; charset=utf-8")
-    );
+    assert_eq!(html.header("content-type"), Some("text/html; charset=utf-8"));
     assert!(html.text().contains("no Route matched"));
     let xml = ask("application/xml");
-    assert_eq!(
-        xml.header("content-type"),
-        Some("application/xml; charset=utf-8")
-    );
+    assert_eq!(xml.header("content-type"), Some("application/xml; charset=utf-8"));
     let plain = ask("text/html;q=0.5, text/plain;q=0.9");
-    assert_eq!(
-        plain.header("content-type"),
-        Some("text/plain; charset=utf-8")
-    );
+    assert_eq!(plain.header("content-type"), Some("text/plain; charset=utf-8"));
     let id = plain.header("x-kong-request-id").unwrap().to_owned();
     let text = format!("no Route matched with those values\nrequest_id: {id}");
     assert_eq!(plain.text().trim_end(), text);
     for json in ["*/*", "image/png", ""] {
-        assert_eq!(
-            ask(json).header("content-type"),
-            Some("application/json; charset=utf-8"),
-            "{json}"
-        );
+        assert_eq!(ask(json).header("content-type"), Some("application/json; charset=utf-8"), "{json}");
     }
     let head = gateway.send(&Request::new("HEAD", "/")).expect(404);
     assert!(head.body.is_empty());

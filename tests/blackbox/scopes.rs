@@ -6,9 +6,7 @@ use gateway_tests::{Gateway, Request, Upstream};
 fn the_narrowest_scope_holds() {
     let upstream = Upstream::echo();
     let plugin = |scope: &str, name: &str| {
-        format!(
-            "- {{ name: response-transformer, {scope} config: {{ add: {{ headers: [\"X-Scope:{name}\"] }} }} }}\n"
-        )
+        format!("- {{ name: response-transformer, {scope} config: {{ add: {{ headers: [\"X-Scope:{name}\"] }} }} }}\n")
     };
     let plugins = [
         plugin("", "global"),
@@ -43,9 +41,7 @@ plugins:
         );
         let gateway = Gateway::start(&upstream.fill(&text));
         asked.map(|(path, key)| {
-            let reply = gateway
-                .send(&Request::get(path).header("apikey", key))
-                .expect(200);
+            let reply = gateway.send(&Request::get(path).header("apikey", key)).expect(200);
             reply.header("x-scope").unwrap_or("none").to_owned()
         })
     };
@@ -54,33 +50,9 @@ plugins:
     assert_eq!(answer(2), ["global", "service", "service", "service"]);
     assert_eq!(answer(3), ["global", "service", "route", "route"]);
     assert_eq!(answer(4), ["global", "service", "route", "consumer"]);
-    assert_eq!(
-        answer(5),
-        [
-            "global",
-            "service",
-            "route and service",
-            "route and service"
-        ]
-    );
-    assert_eq!(
-        answer(6),
-        [
-            "global",
-            "service",
-            "route and service",
-            "service and consumer"
-        ]
-    );
-    assert_eq!(
-        answer(7),
-        [
-            "global",
-            "service",
-            "route and service",
-            "route and consumer"
-        ]
-    );
+    assert_eq!(answer(5), ["global", "service", "route and service", "route and service"]);
+    assert_eq!(answer(6), ["global", "service", "route and service", "service and consumer"]);
+    assert_eq!(answer(7), ["global", "service", "route and service", "route and consumer"]);
     assert_eq!(answer(8), ["global", "service", "route and service", "all"]);
 }
 
@@ -129,11 +101,7 @@ consumers:
 fn two_authentications_are_both_needed_unless_anonymous() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(TWO));
-    let token = gateway_tests::jwt::hmac_token(
-        "HS256",
-        &serde_json::json!({ "iss": "bob" }),
-        b"bob-secret",
-    );
+    let token = gateway_tests::jwt::hmac_token("HS256", &serde_json::json!({ "iss": "bob" }), b"bob-secret");
     let bearer = format!("Bearer {token}");
     let ask = |path: &str, key: bool, token: bool| {
         let mut request = Request::get(path);
@@ -148,12 +116,7 @@ fn two_authentications_are_both_needed_unless_anonymous() {
     ask("/both", true, true).expect(200);
     ask("/both", true, false).expect(401);
     ask("/both", false, true).expect(401);
-    let consumer = |key, token| {
-        ask("/either", key, token)
-            .expect(200)
-            .echoed("x-consumer-username")
-            .unwrap()
-    };
+    let consumer = |key, token| ask("/either", key, token).expect(200).echoed("x-consumer-username").unwrap();
     assert_eq!(consumer(true, false), "ann");
     assert_eq!(consumer(false, true), "bob");
     assert_eq!(consumer(false, false), "nobody");

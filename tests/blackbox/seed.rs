@@ -52,9 +52,7 @@ fn the_sixty_first_request_of_a_minute_is_refused() {
         let reply = client.get("/anything").expect(200);
         assert_eq!(reply.number("x-ratelimit-remaining-minute"), left);
     }
-    let reply = client
-        .get("/anything")
-        .expect_templated(429, "API rate limit exceeded");
+    let reply = client.get("/anything").expect_templated(429, "API rate limit exceeded");
     assert_eq!(reply.number("x-ratelimit-limit-minute"), 60);
     assert_eq!(reply.number("ratelimit-limit"), 60);
     assert_eq!(reply.number("ratelimit-remaining"), 0);
@@ -79,26 +77,13 @@ fn what_is_not_built_yet_is_named_and_the_rest_runs_on_demand() {
     let name = file.to_str().unwrap();
     let exit = command(&["check", name]);
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);
-    let line = exit
-        .stderr
-        .lines()
-        .find(|line| line.contains("redis"))
-        .unwrap_or_default();
-    assert!(
-        line.starts_with(&format!("{name}:15:15: ")),
-        "{}",
-        exit.stderr
-    );
+    let line = exit.stderr.lines().find(|line| line.contains("redis")).unwrap_or_default();
+    assert!(line.starts_with(&format!("{name}:15:15: ")), "{}", exit.stderr);
     assert!(line.contains("not yet supported"), "{line}");
-    assert_eq!(
-        command(&["check", name, "--allow-unsupported"]).code,
-        Some(0)
-    );
+    assert_eq!(command(&["check", name, "--allow-unsupported"]).code, Some(0));
 
     let gateway = Setup::new(&text).argument("--allow-unsupported").start();
-    let reply = gateway
-        .get("/api/users/1")
-        .expect_compact(401, r#"{"message":"Unauthorized"}"#);
+    let reply = gateway.get("/api/users/1").expect_compact(401, r#"{"message":"Unauthorized"}"#);
     assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
     gateway.get("/api/nothing").expect(404);
     assert_eq!(upstream.count(), 0);

@@ -29,11 +29,7 @@ pub struct Request {
 
 impl Request {
     pub fn new(method: &str, target: &str) -> Self {
-        Self {
-            method: method.into(),
-            target: target.into(),
-            ..Self::default()
-        }
+        Self { method: method.into(), target: target.into(), ..Self::default() }
     }
 
     pub fn get(target: &str) -> Self {
@@ -41,10 +37,7 @@ impl Request {
     }
 
     pub fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            body: body.into(),
-            ..Self::new("POST", target)
-        }
+        Self { body: body.into(), ..Self::new("POST", target) }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -131,11 +124,7 @@ impl Client {
         socket.set_write_timeout(Some(ANSWER_WITHIN))?;
         socket.set_nodelay(true)?;
         let transport: Box<dyn Transport> = Box::new(socket.try_clone()?);
-        Ok(Self {
-            wire: Wire::new(transport),
-            socket,
-            certificate: None,
-        })
+        Ok(Self { wire: Wire::new(transport), socket, certificate: None })
     }
 
     /// Connects by TLS with the server name `sni`, offering HTTP/1.1 only.
@@ -145,18 +134,13 @@ impl Client {
         let stream = tls::client(plain.wire.into_parts().0, sni, &[b"http/1.1"])
             .unwrap_or_else(|error| panic!("TLS to {to} as {sni}: {error}"));
         let certificate = tls::peer_certificate(&stream.conn);
-        Self {
-            wire: Wire::new(Box::new(stream)),
-            socket: plain.socket,
-            certificate,
-        }
+        Self { wire: Wire::new(Box::new(stream)), socket: plain.socket, certificate }
     }
 
     /// Sends the request and reads its answer.
     #[track_caller]
     pub fn send(&mut self, request: &Request) -> Reply {
-        self.try_send(request)
-            .unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.target))
+        self.try_send(request).unwrap_or_else(|error| panic!("{} {}: {error}", request.method, request.target))
     }
 
     #[track_caller]
@@ -179,9 +163,7 @@ impl Client {
 
     /// How long a read may take from now on.
     pub fn patience(&mut self, limit: Duration) {
-        self.socket
-            .set_read_timeout(Some(limit))
-            .expect("the limit is not zero");
+        self.socket.set_read_timeout(Some(limit)).expect("the limit is not zero");
     }
 
     /// Reads one complete final response to a request with `method`.
@@ -200,18 +182,14 @@ impl Client {
 
     /// Reads one response head, interim ones too.
     pub fn read_head(&mut self) -> io::Result<Reply> {
-        let bytes = self.wire.until(b"\r\n\r\n")?.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer")
-        })?;
+        let bytes = self
+            .wire
+            .until(b"\r\n\r\n")?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer"))?;
         let (start, headers) = head(&bytes);
         let status = start.split(' ').nth(1).and_then(|text| text.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("status line {start:?}")))?;
-        Ok(Reply {
-            status,
-            start,
-            headers,
-            ..Reply::default()
-        })
+        Ok(Reply { status, start, headers, ..Reply::default() })
     }
 
     /// Reads the body that `reply`'s head announces.
@@ -281,17 +259,12 @@ pub fn send(to: SocketAddr, request: &Request) -> Reply {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// std cannot bind before it connects; tokio's socket can.
 fn connect_bound(to: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stream = runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from((from, 0)))?;

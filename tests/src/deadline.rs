@@ -34,10 +34,7 @@ pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> boo
 
 /// Seconds since the epoch by the wall clock, as windows and token claims count them.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is after 1970")
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970").as_secs()
 }
 
 /// Waits, if fewer than `needed` seconds of the current UTC minute are left, for the next minute:

@@ -19,34 +19,16 @@ const DELAY_S_MAX: f64 = 30.0;
 
 /// Answers one request.
 pub fn answer(seen: &Seen) -> Answer {
-    if seen
-        .header("upgrade")
-        .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
-    {
+    if seen.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
         return Answer::Tunnel(handshake(seen));
     }
     let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
-    if let Some(status) = path
-        .strip_prefix("/status/")
-        .and_then(|text| text.parse().ok())
-    {
+    if let Some(status) = path.strip_prefix("/status/").and_then(|text| text.parse().ok()) {
         let body = json!({ "code": status, "message": "as asked" }).to_string();
-        let body = if status == 204 || status == 304 {
-            ""
-        } else {
-            &body
-        };
-        return reply(
-            seen,
-            status,
-            &[("Content-Type", "application/json")],
-            body.as_bytes(),
-        );
+        let body = if status == 204 || status == 304 { "" } else { &body };
+        return reply(seen, status, &[("Content-Type", "application/json")], body.as_bytes());
     }
-    if let Some(seconds) = path
-        .strip_prefix("/delay/")
-        .and_then(|text| text.parse::<f64>().ok())
-    {
+    if let Some(seconds) = path.strip_prefix("/delay/").and_then(|text| text.parse::<f64>().ok()) {
         thread::sleep(Duration::from_secs_f64(seconds.clamp(0.0, DELAY_S_MAX)));
     }
     let mut headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
@@ -61,9 +43,7 @@ pub fn answer(seen: &Seen) -> Answer {
 }
 
 fn reply(seen: &Seen, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let Answer::Bytes(mut bytes) = Answer::reply(status, headers, body) else {
-        unreachable!("a reply is bytes")
-    };
+    let Answer::Bytes(mut bytes) = Answer::reply(status, headers, body) else { unreachable!("a reply is bytes") };
     if seen.method == "HEAD" {
         bytes.truncate(bytes.len() - body.len());
     }
@@ -74,10 +54,7 @@ fn reply(seen: &Seen, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Ans
 pub fn describe(seen: &Seen) -> Value {
     let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
     let host = seen.header("host").unwrap_or_default();
-    let peer = seen
-        .peer
-        .map(|peer| peer.ip().to_string())
-        .unwrap_or_default();
+    let peer = seen.peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
     // Kong's mock upstream trusts its peer for the client's address.
     let remote = seen.header("x-real-ip").unwrap_or(&peer);
     json!({
@@ -103,10 +80,7 @@ pub fn describe(seen: &Seen) -> Value {
 
 fn post_data(seen: &Seen) -> Value {
     let text = lossy(&seen.body);
-    let kind = seen
-        .header("content-type")
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let kind = seen.header("content-type").unwrap_or_default().to_ascii_lowercase();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     let mut out = Map::new();
     out.insert("text".into(), text.clone().into());
@@ -133,14 +107,7 @@ fn parts(seen: &Seen) -> Vec<(String, Value)> {
     let Some((_, boundary)) = kind.split_once("boundary=") else {
         return Vec::new();
     };
-    let boundary = format!(
-        "--{}",
-        boundary
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim_matches('"')
-    );
+    let boundary = format!("--{}", boundary.split(';').next().unwrap_or_default().trim_matches('"'));
     let text = lossy(&seen.body);
     let mut out = Vec::new();
     for part in text.split(&boundary) {
@@ -190,9 +157,7 @@ pub fn decode(text: &str, plus_is_space: bool) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
         let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match (bytes[at], byte) {
             (b'%', Some(byte)) => {

@@ -2,11 +2,9 @@
 //! ready file, ended on drop. If the test fails, what the process said is printed.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +15,9 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Request, send};
 use crate::deadline::{PATIENCE, eventually, holds_within};
+use crate::listeners::with_listeners;
 use crate::message::Reply;
+use crate::process::{Exit, Output, wait};
 
 /// Where the binary is: `GATEWAY_BIN`, or the debug build of this workspace.
 #[track_caller]
@@ -27,23 +27,13 @@ pub fn binary() -> PathBuf {
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path = target
-        .unwrap_or_else(|| workspace.join("target"))
-        .join("debug/gateway");
+    let path = target.unwrap_or_else(|| workspace.join("target")).join("debug/gateway");
     assert!(
         path.exists(),
         "there is no gateway at {}: run `cargo build -p gateway`, or set GATEWAY_BIN",
         path.display()
     );
     path
-}
-
-/// How a run of the binary ended.
-#[derive(Debug)]
-pub struct Exit {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
 }
 
 /// Runs the binary to its end with `arguments`; ends it after [`PATIENCE`].
@@ -62,11 +52,7 @@ pub fn command(arguments: &[&str]) -> Exit {
 /// The binary with none of the caller's settings.
 fn bare(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("KONG_") || (text.starts_with("GATEWAY_") && text != "GATEWAY_BIN") {
@@ -88,24 +74,15 @@ impl Setup {
     /// A gateway with this configuration. Listeners on free ports of loopback are added to it
     /// unless its `gateway:` block has them; a TLS listener if the text has certificates.
     pub fn new(text: &str) -> Self {
-        Self {
-            text: with_listeners(text),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            by_environment: false,
-        }
+        Self { text: with_listeners(text), arguments: Vec::new(), environment: Vec::new(), by_environment: false }
     }
 
     /// A gateway with exactly this file, told by `KONG_DECLARATIVE_CONFIG` instead of an argument.
     pub fn by_environment(text: &str) -> Self {
-        Self {
-            text: text.to_owned(),
-            by_environment: true,
-            ..Self::new("")
-        }
-        .env("KONG_DATABASE", "off")
-        .env("KONG_PROXY_LISTEN", "127.0.0.1:0")
-        .env("KONG_ADMIN_LISTEN", "127.0.0.1:0")
+        Self { text: text.to_owned(), by_environment: true, ..Self::new("") }
+            .env("KONG_DATABASE", "off")
+            .env("KONG_PROXY_LISTEN", "127.0.0.1:0")
+            .env("KONG_ADMIN_LISTEN", "127.0.0.1:0")
     }
 
     pub fn argument(mut self, argument: &str) -> Self {
@@ -124,10 +101,7 @@ impl Setup {
     pub fn start(self) -> Gateway {
         match self.launch() {
             Ok(gateway) => gateway,
-            Err(exit) => panic!(
-                "the gateway does not start: {:?}\n{}",
-                exit.code, exit.stderr
-            ),
+            Err(exit) => panic!("the gateway does not start: {:?}\n{}", exit.code, exit.stderr),
         }
     }
 
@@ -140,8 +114,9 @@ impl Setup {
         }
     }
 
+    /// Starts it, or says how it ended instead.
     #[track_caller]
-    fn launch(self) -> Result<Gateway, Exit> {
+    pub fn launch(self) -> Result<Gateway, Exit> {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let file = folder.path().join("kong.yml");
         fs::write(&file, &self.text).expect("the temporary folder is writable");
@@ -152,11 +127,7 @@ impl Setup {
         } else {
             command.env("KONG_DECLARATIVE_CONFIG", &file);
         }
-        command
-            .arg("--ready-file")
-            .arg(&ready)
-            .args(&self.arguments)
-            .envs(self.environment);
+        command.arg("--ready-file").arg(&ready).args(&self.arguments).envs(self.environment);
         let mut child = command.spawn().expect("the binary can be started");
         let output = Output::of(&mut child);
         let mut ended = None;
@@ -203,10 +174,7 @@ impl Gateway {
     fn new(child: Child, output: Output, folder: TempDir, file: PathBuf, ready: &Value) -> Self {
         let addresses = |name: &str| -> Vec<SocketAddr> {
             let listed = ready[name].as_array().cloned().unwrap_or_default();
-            listed
-                .iter()
-                .filter_map(|value| value.as_str()?.parse().ok())
-                .collect()
+            listed.iter().filter_map(|value| value.as_str()?.parse().ok()).collect()
         };
         let pid = ready["pid"].as_u64().unwrap_or_default();
         Self {
@@ -224,19 +192,13 @@ impl Gateway {
     /// The first listener in the clear.
     #[track_caller]
     pub fn proxy(&self) -> SocketAddr {
-        *self
-            .proxies
-            .first()
-            .expect("the ready file names a proxy listener")
+        *self.proxies.first().expect("the ready file names a proxy listener")
     }
 
     /// The first listener with TLS.
     #[track_caller]
     pub fn proxy_tls(&self) -> SocketAddr {
-        *self
-            .tls_proxies
-            .first()
-            .expect("the ready file names a TLS listener")
+        *self.tls_proxies.first().expect("the ready file names a TLS listener")
     }
 
     #[track_caller]
@@ -292,10 +254,7 @@ impl Gateway {
 
     #[track_caller]
     pub fn admin_get(&self, target: &str) -> Reply {
-        send(
-            self.admin(),
-            &Request::get(target).host(&self.admin().to_string()),
-        )
+        send(self.admin(), &Request::get(target).host(&self.admin().to_string()))
     }
 
     #[track_caller]
@@ -356,10 +315,7 @@ impl Gateway {
     pub fn access_log(&self) -> Vec<Value> {
         let text = self.stdout();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        whole.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits for an access-log record for which `wanted` holds.
@@ -383,141 +339,7 @@ impl Drop for Gateway {
             eprintln!("--- the gateway's stderr ---\n{}", self.output.stderr());
             let out = self.output.stdout();
             let tail = out.len().saturating_sub(4000);
-            eprintln!(
-                "--- the end of its stdout ---\n{}",
-                out.get(tail..).unwrap_or(&out)
-            );
+            eprintln!("--- the end of its stdout ---\n{}", out.get(tail..).unwrap_or(&out));
         }
     }
-}
-
-/// What a process said so far, read by threads so that it never waits for a reader.
-struct Output {
-    stdout: Arc<Mutex<String>>,
-    stderr: Arc<Mutex<String>>,
-    readers: Mutex<Vec<thread::JoinHandle<()>>>,
-}
-
-impl Output {
-    fn of(child: &mut Child) -> Self {
-        let stdout = Arc::new(Mutex::new(String::new()));
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let out = child.stdout.take().expect("stdout is piped");
-        let err = child.stderr.take().expect("stderr is piped");
-        let readers = vec![follow(out, &stdout), follow(err, &stderr)];
-        Self {
-            stdout,
-            stderr,
-            readers: Mutex::new(readers),
-        }
-    }
-
-    fn stdout(&self) -> String {
-        self.stdout
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn stderr(&self) -> String {
-        self.stderr
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Reads to the end of an ended process.
-    fn exit(&self, status: ExitStatus) -> Exit {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        for reader in readers.drain(..) {
-            reader.join().expect("the reader does not panic");
-        }
-        Exit {
-            code: status.code(),
-            stdout: self.stdout(),
-            stderr: self.stderr(),
-        }
-    }
-}
-
-fn follow<R: Read + Send + 'static>(from: R, to: &Arc<Mutex<String>>) -> thread::JoinHandle<()> {
-    let to = Arc::clone(to);
-    thread::spawn(move || {
-        let mut from = BufReader::new(from);
-        let mut line = Vec::new();
-        while let Ok(count @ 1..) = from.read_until(b'\n', &mut line) {
-            let text = String::from_utf8_lossy(&line[..count]).into_owned();
-            to.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_str(&text);
-            line.clear();
-        }
-    })
-}
-
-fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
-    let mut status = None;
-    holds_within(limit, || {
-        status = child
-            .try_wait()
-            .unwrap_or_else(|error: io::Error| panic!("wait: {error}"));
-        status.is_some()
-    });
-    status
-}
-
-/// The text with a `gateway:` block that listens on free ports of loopback.
-pub fn with_listeners(text: &str) -> String {
-    if text.trim_start().starts_with('{') {
-        return with_listeners_json(text);
-    }
-    let tls = if has_certificates(text) {
-        ", \"127.0.0.1:0 ssl\""
-    } else {
-        ""
-    };
-    let wanted = [
-        ("listen:", format!("  listen: [\"127.0.0.1:0\"{tls}]\n")),
-        ("admin:", "  admin: \"127.0.0.1:0\"\n".to_owned()),
-        ("workers:", "  workers: 1\n".to_owned()),
-    ];
-    let block: String = wanted
-        .iter()
-        .filter(|(name, _)| {
-            !text
-                .lines()
-                .any(|line| line.starts_with(&format!("  {name}")))
-        })
-        .map(|(_, line)| line.as_str())
-        .collect();
-    match text.split_once("\ngateway:\n") {
-        Some((before, after)) => format!("{before}\ngateway:\n{block}{after}"),
-        None => format!("{text}\ngateway:\n{block}"),
-    }
-}
-
-fn has_certificates(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with("certificates:"))
-}
-
-fn with_listeners_json(text: &str) -> String {
-    let mut config: Value = serde_json::from_str(text).expect("a text with a brace is JSON");
-    let tls = config.get("certificates").is_some();
-    let mut listen = vec!["127.0.0.1:0"];
-    listen.extend(tls.then_some("127.0.0.1:0 ssl"));
-    let block = config
-        .as_object_mut()
-        .expect("a configuration is an object")
-        .entry("gateway")
-        .or_insert_with(|| serde_json::json!({}));
-    for (name, value) in [
-        ("listen", serde_json::json!(listen)),
-        ("admin", "127.0.0.1:0".into()),
-        ("workers", 1.into()),
-    ] {
-        if block.get(name).is_none() {
-            block[name] = value;
-        }
-    }
-    config.to_string()
 }

@@ -34,9 +34,7 @@ pub fn send_tls(to: SocketAddr, sni: &str, requests: &[Request]) -> Vec<Reply> {
         let stream = TcpStream::connect(to).await?;
         let config = tls::client_config(&[b"h2", b"http/1.1"]);
         let name = ServerName::try_from(sni.to_owned())?;
-        let stream = tokio_rustls::TlsConnector::from(config)
-            .connect(name, stream)
-            .await?;
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
         let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         anyhow::ensure!(chosen.as_deref() == Some(b"h2"), "ALPN chose {chosen:?}");
         exchange(stream, "https", requests).await
@@ -45,9 +43,7 @@ pub fn send_tls(to: SocketAddr, sni: &str, requests: &[Request]) -> Vec<Reply> {
 
 #[track_caller]
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime can be built");
     runtime
         .block_on(async { tokio::time::timeout(ANSWER_WITHIN, future).await })
@@ -82,14 +78,10 @@ where
 }
 
 fn translate(request: &Request, scheme: &str) -> anyhow::Result<http::Request<Full<Bytes>>> {
-    let host = request
-        .headers
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    let host = request.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
     let host = host.map_or("gateway.test", |(_, value)| value.as_str());
-    let mut out = http::Request::builder()
-        .method(request.method.as_str())
-        .uri(format!("{scheme}://{host}{}", request.target));
+    let mut out =
+        http::Request::builder().method(request.method.as_str()).uri(format!("{scheme}://{host}{}", request.target));
     for (name, value) in &request.headers {
         if !name.eq_ignore_ascii_case("host") {
             out = out.header(name, value);
@@ -101,18 +93,11 @@ fn translate(request: &Request, scheme: &str) -> anyhow::Result<http::Request<Fu
 async fn read(response: http::Response<hyper::body::Incoming>) -> anyhow::Result<Reply> {
     let (head, body) = response.into_parts();
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = head
-        .headers
-        .iter()
-        .map(|(name, value)| (name.to_string(), text(value)));
+    let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value)));
     let headers = headers.collect();
     let body = body.collect().await?;
-    let trailers = body.trailers().map(|trailers| {
-        trailers
-            .iter()
-            .map(|(name, value)| (name.to_string(), text(value)))
-            .collect()
-    });
+    let trailers =
+        body.trailers().map(|trailers| trailers.iter().map(|(name, value)| (name.to_string(), text(value))).collect());
     Ok(Reply {
         status: head.status.as_u16(),
         start: format!("{:?}", head.version),

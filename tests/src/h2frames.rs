@@ -172,15 +172,8 @@ fn status(block: &[u8]) -> Option<u16> {
 
 /// Three digits in HPACK's Huffman code: 0, 1 and 2 have five bits, the others six.
 fn huffman_digits(bytes: &[u8]) -> Option<u16> {
-    let bits: Vec<u8> = bytes
-        .iter()
-        .flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1))
-        .collect();
-    let number = |slice: &[u8]| {
-        slice
-            .iter()
-            .fold(0u16, |sum, bit| sum << 1 | u16::from(*bit))
-    };
+    let bits: Vec<u8> = bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)).collect();
+    let number = |slice: &[u8]| slice.iter().fold(0u16, |sum, bit| sum << 1 | u16::from(*bit));
     let mut at = 0;
     let mut out = 0;
     for _ in 0..3 {
@@ -199,8 +192,5 @@ fn huffman_digits(bytes: &[u8]) -> Option<u16> {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

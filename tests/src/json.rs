@@ -18,14 +18,12 @@ pub fn same(left: &Value, right: &Value) -> bool {
             left.len() == right.len() && left.iter().zip(right).all(|(l, r)| same(l, r))
         }
         (Value::Object(left), Value::Object(right)) => {
-            left.len() == right.len()
-                && left
-                    .iter()
-                    .all(|(key, l)| right.get(key).is_some_and(|r| same(l, r)))
+            left.len() == right.len() && left.iter().all(|(key, l)| right.get(key).is_some_and(|r| same(l, r)))
         }
         // Lua has one empty table for both.
-        (Value::Object(empty), Value::Array(items))
-        | (Value::Array(items), Value::Object(empty)) => empty.is_empty() && items.is_empty(),
+        (Value::Object(empty), Value::Array(items)) | (Value::Array(items), Value::Object(empty)) => {
+            empty.is_empty() && items.is_empty()
+        }
         (left, right) => left == right || plain(left) == plain(right),
     }
 }

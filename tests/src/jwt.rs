@@ -22,11 +22,7 @@ pub fn hmac_token_with(header: &Value, claims: &Value, secret: &[u8]) -> String 
         Some("HS512") => hmac::HMAC_SHA512,
         _ => hmac::HMAC_SHA256,
     };
-    let signed = format!(
-        "{}.{}",
-        base64url(header.to_string()),
-        base64url(claims.to_string())
-    );
+    let signed = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
     let tag = hmac::sign(&hmac::Key::new(digest, secret), signed.as_bytes());
     format!("{signed}.{}", base64url(tag))
 }
@@ -34,11 +30,7 @@ pub fn hmac_token_with(header: &Value, claims: &Value, secret: &[u8]) -> String 
 /// A token that claims to need no signature.
 pub fn unsigned_token(claims: &Value) -> String {
     let header = json!({ "typ": "JWT", "alg": "none" });
-    format!(
-        "{}.{}.",
-        base64url(header.to_string()),
-        base64url(claims.to_string())
-    )
+    format!("{}.{}.", base64url(header.to_string()), base64url(claims.to_string()))
 }
 
 /// A key pair of the NIST curve P-256 that signs ES256.

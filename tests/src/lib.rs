@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "a harness that only the tests beside it use")]
 
+pub mod absent;
 pub mod client;
 pub mod deadline;
 pub mod echo;
@@ -12,7 +13,10 @@ pub mod h2;
 pub mod h2frames;
 pub mod json;
 pub mod jwt;
+pub mod listeners;
 pub mod message;
+pub mod process;
+pub mod strict;
 pub mod tls;
 pub mod upstream;
 pub mod wire;

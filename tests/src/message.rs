@@ -44,9 +44,8 @@ impl Reply {
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
-            panic!("{error}: status {} body {:?}", self.status, self.text())
-        })
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: status {} body {:?}", self.status, self.text()))
     }
 
     /// What the echo upstream saw of the request's header `name`: its value, or all of them
@@ -55,13 +54,7 @@ impl Reply {
     pub fn echoed(&self, name: &str) -> Option<String> {
         match self.json().get("headers")?.get(name.to_ascii_lowercase())? {
             Value::String(value) => Some(value.clone()),
-            Value::Array(values) => Some(
-                values
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            ),
+            Value::Array(values) => Some(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
             other => panic!("the echo's header {name} is {other}"),
         }
     }
@@ -69,32 +62,19 @@ impl Reply {
     /// The request URI that the echo upstream saw.
     #[track_caller]
     pub fn echoed_uri(&self) -> String {
-        self.json()["vars"]["request_uri"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["vars"]["request_uri"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The `message` of an error body.
     #[track_caller]
     pub fn error_message(&self) -> String {
-        self.json()["message"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["message"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Asserts the status; says the whole answer otherwise.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
-        assert_eq!(
-            self.status,
-            status,
-            "{:?} {:?} {:?}",
-            self.start,
-            self.headers,
-            self.text()
-        );
+        assert_eq!(self.status, status, "{:?} {:?} {:?}", self.start, self.headers, self.text());
         self
     }
 
@@ -102,14 +82,8 @@ impl Reply {
     #[track_caller]
     pub fn expect_templated(self, status: u16, message: &str) -> Self {
         let reply = self.expect(status);
-        let id = reply
-            .header("x-kong-request-id")
-            .unwrap_or_default()
-            .to_owned();
-        assert_eq!(
-            reply.header("content-type"),
-            Some("application/json; charset=utf-8")
-        );
+        let id = reply.header("x-kong-request-id").unwrap_or_default().to_owned();
+        assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
         let body = format!("{{\n  \"message\":\"{message}\",\n  \"request_id\":\"{id}\"\n}}");
         assert_eq!(reply.text(), body, "the templated form");
         assert!(!id.is_empty(), "the request id is in header and body");
@@ -120,10 +94,7 @@ impl Reply {
     #[track_caller]
     pub fn expect_compact(self, status: u16, body: &str) -> Self {
         let reply = self.expect(status);
-        assert_eq!(
-            reply.header("content-type"),
-            Some("application/json; charset=utf-8")
-        );
+        assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
         assert_eq!(reply.text(), body, "the compact form");
         reply
     }

@@ -8,8 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 
 /// A self-signed certificate with its key.
@@ -84,20 +83,14 @@ pub fn client<S: Read + Write>(
 }
 
 /// The server's side of a handshake, completed with the first read.
-pub fn server<S: Read + Write>(
-    stream: S,
-    config: &Arc<ServerConfig>,
-) -> io::Result<StreamOwned<ServerConnection, S>> {
+pub fn server<S: Read + Write>(stream: S, config: &Arc<ServerConfig>) -> io::Result<StreamOwned<ServerConnection, S>> {
     let session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     Ok(StreamOwned::new(session, stream))
 }
 
 /// The certificate that the server showed.
 pub fn peer_certificate(session: &ClientConnection) -> Option<Vec<u8>> {
-    session
-        .peer_certificates()?
-        .first()
-        .map(|certificate| certificate.to_vec())
+    session.peer_certificates()?.first().map(|certificate| certificate.to_vec())
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -10,6 +10,7 @@ use std::thread;
 use rustls::ServerConfig;
 
 use crate::echo;
+use crate::strict::faults;
 use crate::tls::{self, Pair};
 use crate::wire::{Wire, head, values};
 
@@ -144,13 +145,8 @@ impl Upstream {
 
     /// `text` with `@UP@` replaced by this upstream's URL and `@PORT@` by its port.
     pub fn fill(&self, text: &str) -> String {
-        let scheme = if self.shared.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        text.replace("@UP@", &format!("{scheme}://{}", self.address))
-            .replace("@PORT@", &self.port().to_string())
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        text.replace("@UP@", &format!("{scheme}://{}", self.address)).replace("@PORT@", &self.port().to_string())
     }
 
     /// Every request so far.
@@ -166,11 +162,7 @@ impl Upstream {
     /// The latest request.
     #[track_caller]
     pub fn last(&self) -> Seen {
-        self.shared
-            .seen()
-            .last()
-            .cloned()
-            .expect("the upstream was asked")
+        self.shared.seen().last().cloned().expect("the upstream was asked")
     }
 
     /// How many connections were accepted.
@@ -229,9 +221,7 @@ impl Shared {
         // An error ends this connection; what was seen before it is recorded.
         let _ = match &self.tls {
             None => self.serve(socket, number, peer),
-            Some(config) => {
-                tls::server(socket, config).and_then(|stream| self.serve(stream, number, peer))
-            }
+            Some(config) => tls::server(socket, config).and_then(|stream| self.serve(stream, number, peer)),
         };
         if let Ok(socket) = ending {
             let _ = socket.shutdown(Shutdown::Both);
@@ -309,9 +299,7 @@ fn send_back<S: Read + Write>(wire: Wire<S>) -> io::Result<()> {
 }
 
 fn read_body<S: Read + Write>(wire: &mut Wire<S>, seen: &mut Seen) -> io::Result<()> {
-    let expects = seen
-        .header("expect")
-        .is_some_and(|value| value.contains("100-continue"));
+    let expects = seen.header("expect").is_some_and(|value| value.contains("100-continue"));
     if expects {
         write(wire, b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
@@ -324,154 +312,4 @@ fn read_body<S: Read + Write>(wire: &mut Wire<S>, seen: &mut Seen) -> io::Result
         seen.body = wire.take(length)?;
     }
     Ok(())
-}
-
-/// What a strict reader finds ambiguous in a request head (RFC 9112 §2.2, §3.2, §5.1, §6.3).
-fn faults(bytes: &[u8], headers: &[(String, String)]) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut fault = |condition: bool, what: &str| {
-        if condition {
-            out.push(what.to_owned());
-        }
-    };
-    let lengths = values(headers, "content-length");
-    let codings = values(headers, "transfer-encoding");
-    let digits = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    fault(lengths.len() > 1, "several Content-Length");
-    fault(
-        !lengths.iter().all(digits),
-        "a Content-Length that is not a number",
-    );
-    fault(codings.len() > 1, "several Transfer-Encoding");
-    fault(
-        !codings.iter().all(|value| *value == "chunked"),
-        "a Transfer-Encoding but chunked",
-    );
-    fault(
-        !codings.is_empty() && !lengths.is_empty(),
-        "Transfer-Encoding and Content-Length",
-    );
-    fault(values(headers, "host").len() != 1, "not exactly one Host");
-    let text = &bytes[..bytes.len() - 4];
-    fault(
-        text.iter().any(|&byte| byte == 0 || byte == 0x7f),
-        "a control character",
-    );
-    fault(text.iter().any(|&byte| byte >= 0x80), "a byte beyond ASCII");
-    let lines: Vec<&[u8]> = split_lines(text);
-    fault(
-        lines
-            .iter()
-            .any(|line| line.contains(&b'\n') || line.contains(&b'\r')),
-        "a bare CR or LF",
-    );
-    fault(
-        lines[0].iter().filter(|&&byte| byte == b' ').count() != 2,
-        "a request line of not 3 words",
-    );
-    fault(
-        !lines[0].ends_with(b" HTTP/1.1"),
-        "another version than HTTP/1.1",
-    );
-    for line in &lines[1..] {
-        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
-        let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        fault(
-            name.is_empty() || !name.iter().all(token),
-            "a field name that is not a token",
-        );
-        fault(name.contains(&b'_'), "an underscore in a field name");
-        fault(!line.contains(&b':'), "a field without a colon");
-    }
-    out
-}
-
-fn split_lines(text: &[u8]) -> Vec<&[u8]> {
-    let mut lines = Vec::new();
-    let mut rest = text;
-    while let Some(at) = crate::wire::find(rest, b"\r\n") {
-        lines.push(&rest[..at]);
-        rest = &rest[at + 2..];
-    }
-    lines.push(rest);
-    lines
-}
-
-/// An address of loopback that refuses connections for as long as the value lives: bound, not
-/// listening, so that no other test can be given the port.
-pub struct Refusing(
-    SocketAddr,
-    #[expect(dead_code, reason = "holds the port")] tokio::net::TcpSocket,
-);
-
-impl Refusing {
-    pub fn new() -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().expect("sockets can be made");
-        socket
-            .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-            .expect("loopback has a free port");
-        Self(socket.local_addr().expect("the socket is bound"), socket)
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.0
-    }
-}
-
-impl Default for Refusing {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// An address of loopback that never completes a handshake: its accept queue is full.
-pub struct Deaf {
-    address: SocketAddr,
-    _runtime: tokio::runtime::Runtime,
-    _listener: tokio::net::TcpListener,
-    _queue: Vec<tokio::net::TcpStream>,
-}
-
-impl Deaf {
-    pub fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime can be built");
-        let (listener, queue) = runtime.block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4().expect("sockets can be made");
-            socket
-                .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-                .expect("loopback has a free port");
-            let listener = socket.listen(1).expect("the socket can listen");
-            let to = listener.local_addr().expect("the listener is bound");
-            let mut queue = Vec::new();
-            // Connects until the kernel stops answering, which shows that the queue is full.
-            let limit = std::time::Duration::from_millis(300);
-            while let Ok(Ok(stream)) =
-                tokio::time::timeout(limit, tokio::net::TcpStream::connect(to)).await
-            {
-                queue.push(stream);
-                assert!(queue.len() < 64, "the accept queue does not fill");
-            }
-            (listener, queue)
-        });
-        let address = listener.local_addr().expect("the listener is bound");
-        Self {
-            address,
-            _runtime: runtime,
-            _listener: listener,
-            _queue: queue,
-        }
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Default for Deaf {
-    fn default() -> Self {
-        Self::new()
-    }
 }

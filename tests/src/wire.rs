@@ -22,10 +22,7 @@ pub struct Chunked {
 
 impl<S: Read> Wire<S> {
     pub fn new(stream: S) -> Self {
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Takes the stream apart: it and what was read but not used.
@@ -89,24 +86,14 @@ impl<S: Read> Wire<S> {
 
     /// A chunked body with its trailers.
     pub fn chunked(&mut self) -> io::Result<Chunked> {
-        let mut out = Chunked {
-            body: Vec::new(),
-            trailers: Vec::new(),
-            raw: Vec::new(),
-        };
+        let mut out = Chunked { body: Vec::new(), trailers: Vec::new(), raw: Vec::new() };
         loop {
             let line = self.line()?;
             out.raw.extend_from_slice(&line);
             let text = lossy(&line);
-            let digits = text
-                .trim()
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            let size = usize::from_str_radix(&digits, 16)
-                .map_err(|_| io::Error::other(format!("chunk size {text:?}")))?;
+            let digits = text.trim().split(';').next().unwrap_or_default().trim().to_owned();
+            let size =
+                usize::from_str_radix(&digits, 16).map_err(|_| io::Error::other(format!("chunk size {text:?}")))?;
             if size == 0 {
                 break;
             }
@@ -116,10 +103,7 @@ impl<S: Read> Wire<S> {
             let end = self.take(2)?;
             out.raw.extend_from_slice(&end);
             if end != b"\r\n" {
-                return Err(io::Error::other(format!(
-                    "a chunk ends with {:?}",
-                    lossy(&end)
-                )));
+                return Err(io::Error::other(format!("a chunk ends with {:?}", lossy(&end))));
             }
         }
         loop {
@@ -135,15 +119,13 @@ impl<S: Read> Wire<S> {
     }
 
     fn line(&mut self) -> io::Result<Vec<u8>> {
-        self.until(b"\r\n")?
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.until(b"\r\n")?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }
 
 /// Where `needle` begins in `hay`.
 pub fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
-    hay.windows(needle.len())
-        .position(|window| window == needle)
+    hay.windows(needle.len()).position(|window| window == needle)
 }
 
 /// Bytes as text for messages and loose comparisons.
@@ -166,9 +148,5 @@ fn field(line: &str) -> Option<(String, String)> {
 
 /// The values of all fields called `name`, whatever the case.
 pub fn values<'a>(fields: &'a [(String, String)], name: &str) -> Vec<&'a str> {
-    fields
-        .iter()
-        .filter(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
-        .collect()
+    fields.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
 }
