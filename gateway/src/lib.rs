@@ -3,9 +3,11 @@
 pub mod clock;
 pub mod config;
 pub mod document;
+pub mod drain;
 pub mod edge;
 pub mod identity;
 pub mod limits;
+pub mod listen;
 pub mod plugins;
 pub mod proxy;
 pub mod router;

@@ -137,6 +137,21 @@ impl Windows {
         });
     }
 
+    /// What `count` would leave, without counting: `remaining` is the limit less the requests counted so far.
+    #[must_use]
+    pub fn look(&self, key: u64, period: Period, limit: u64, unix_s: u64) -> Usage {
+        let (window, next) = period.window(unix_s);
+        let pin = self.counters.pin();
+        let word = match pin.get(&(key, period)) {
+            Some(cell) => cell.load(Ordering::Relaxed),
+            None if pin.len() >= COUNTERS_MAX => self.overflow[key as usize % OVERFLOW_CELLS].load(Ordering::Relaxed),
+            None => 0,
+        };
+        let used = if (word >> 32) as u32 == window { word & 0xffff_ffff } else { 0 };
+        let remaining = limit.saturating_sub(used);
+        Usage { admitted: remaining > 0, remaining, reset_s: next.saturating_sub(unix_s).max(1) }
+    }
+
     fn with_cell<T>(&self, key: u64, period: Period, act: impl Fn(&AtomicU64) -> T) -> T {
         let pin = self.counters.pin();
         if let Some(cell) = pin.get(&(key, period)) {
@@ -192,7 +207,9 @@ mod tests {
         assert_eq!(admitted, 3);
         assert_eq!(windows.count(7, Period::Minute, 3, 180), Usage { admitted: true, remaining: 2, reset_s: 60 });
         windows.uncount(7, Period::Minute, 180);
+        assert_eq!(windows.look(7, Period::Minute, 3, 181).remaining, 3);
         assert_eq!(windows.count(7, Period::Minute, 3, 181).remaining, 2);
+        assert_eq!(windows.look(7, Period::Minute, 3, 182), Usage { admitted: true, remaining: 2, reset_s: 58 });
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
 //! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod observe;
+pub mod traffic;
+pub mod transform;
+
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -120,10 +126,31 @@ pub struct Kind {
 }
 
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
-pub const REGISTRY: &[Kind] = &[];
+pub const REGISTRY: &[Kind] = &[
+    observe::correlation_id::KIND,
+    traffic::request_size_limiting::KIND,
+    traffic::rate_limiting::KIND,
+    transform::request_transformer::KIND,
+    transform::response_transformer::KIND,
+    observe::prometheus::KIND,
+    observe::file_log::KIND,
+    traffic::request_termination::KIND,
+    traffic::circuit_breaker::KIND,
+];
 
 /// The kind named `name`.
 #[must_use]
 pub fn kind(name: &str) -> Option<&'static Kind> {
     REGISTRY.iter().find(|k| k.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_runs_by_priority_then_name() {
+        let order: Vec<_> = REGISTRY.iter().map(|k| (-k.priority, k.name)).collect();
+        assert!(order.is_sorted(), "{order:?}");
+    }
 }

@@ -149,6 +149,8 @@ pub struct Exchange {
     pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
     /// The id that correlation-id chose, for the log.
     pub correlation_id: Option<String>,
+    /// Whether a half-open circuit let this request through as one of its probes.
+    pub circuit_probe: bool,
 }
 
 impl Exchange {
@@ -174,6 +176,43 @@ impl Exchange {
     pub fn query_argument(&self, name: &str) -> Option<String> {
         let query = self.query.as_deref()?;
         form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned())
+    }
+}
+
+#[cfg(test)]
+impl Exchange {
+    /// A request as a plugin meets it: plain HTTP from 127.0.0.1, no route, no body. `target` is a path with an optional query;
+    /// a header may stand several times.
+    pub fn for_test(method: &str, target: &str, headers: &[(&str, &str)]) -> Self {
+        let mut builder = http::Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let (request, ()) = builder.body(()).expect("a valid request").into_parts();
+        let path = request.uri.path().to_owned();
+        let query = request.uri.query().map(str::to_owned);
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        Exchange {
+            body: RequestBody::Empty,
+            raw_uri: target.to_owned(),
+            upstream_path: path.clone(),
+            path,
+            query,
+            host: "gateway.test".to_owned(),
+            captures: Vec::new(),
+            client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
+            request_id: RequestId::new(7),
+            started_ns: 1_000_000_000,
+            started_unix_ns: 1_700_000_000_000_000_000,
+            route: None,
+            authenticated: None,
+            upstream_method: None,
+            upstream_host: None,
+            response_headers: Vec::new(),
+            correlation_id: None,
+            circuit_probe: false,
+            request,
+        }
     }
 }
 

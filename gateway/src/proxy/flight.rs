@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::exchange::{Exchange, Outcome};
+use super::presence::Serving;
 use super::worker::{Local, Worker};
 use crate::clock;
 use crate::config::snapshot::{Protocols, Route, Slot};
@@ -51,12 +52,14 @@ pub struct Flight {
     pub aborted: bool,
     /// Whether the source is degraded: one request at a time, connection closed after it.
     pub degraded: bool,
+    /// The connection is busy as long as this flight lives.
+    _serving: Serving,
 }
 
 impl Flight {
     /// A request that begins.
     #[must_use]
-    pub fn new(worker: Rc<Worker>, local: Rc<Local>, exchange: Exchange) -> Self {
+    pub fn new(worker: Rc<Worker>, local: Rc<Local>, exchange: Exchange, serving: Serving) -> Self {
         Flight {
             worker,
             local,
@@ -76,6 +79,7 @@ impl Flight {
             taken_bytes: 0,
             aborted: false,
             degraded: false,
+            _serving: serving,
         }
     }
 

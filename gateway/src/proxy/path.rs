@@ -11,6 +11,7 @@ use super::answer::{AnswerBody, Source};
 use super::body::RequestBody;
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
+use super::presence::Serving;
 use super::reply::{self, Refusal, Reply};
 use super::worker::Worker;
 use super::{attempt, forward, report, sanitize, tunnel};
@@ -21,7 +22,6 @@ use crate::plugins::{Flow, Plugin};
 use crate::router::{Facts, path};
 
 /// What a connection knows when a request begins on it.
-#[derive(Clone)]
 pub struct Origin {
     /// Where the connection comes from.
     pub client: Client,
@@ -29,6 +29,8 @@ pub struct Origin {
     pub sni: Option<Rc<str>>,
     /// Monotonic time of the request's first byte, nanoseconds.
     pub started_ns: u64,
+    /// Tells the connection how long the request is served.
+    pub serving: Serving,
 }
 
 /// What the upstream, or a tunnel to it, gave.
@@ -69,7 +71,7 @@ pub async fn serve(
         response_headers: Vec::new(),
         correlation_id: None,
     };
-    let mut flight = Box::new(Flight::new(worker, local, exchange));
+    let mut flight = Box::new(Flight::new(worker, local, exchange, origin.serving));
     match decide(&mut flight, origin.sni.as_deref()).await {
         Ok(Answered::Response(answer)) => proxied(flight, answer.0, answer.1).await,
         Ok(Answered::Upgraded(upgraded)) => tunneled(flight, upgraded.0, upgraded.1, on_upgrade),

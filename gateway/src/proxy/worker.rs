@@ -117,6 +117,11 @@ impl Worker {
         self.metrics.borrow_mut().count(sample);
     }
 
+    /// Counts an accepted connection.
+    pub fn count_accepted(&self) {
+        self.metrics.borrow_mut().accepted += 1;
+    }
+
     /// What was counted since the last time, with the connections that are open.
     #[must_use]
     pub fn take_metrics(&self) -> metrics::Local {

@@ -180,7 +180,11 @@ pub struct Circuits(papaya::HashMap<String, Arc<Circuit>>);
 impl Circuits {
     /// The circuit of `id`, made on first use.
     pub fn of(&self, id: &str) -> Arc<Circuit> {
-        Arc::clone(self.0.pin().get_or_insert_with(id.to_owned(), Arc::default))
+        let circuits = self.0.pin();
+        if let Some(circuit) = circuits.get(id) {
+            return Arc::clone(circuit);
+        }
+        Arc::clone(circuits.get_or_insert_with(id.to_owned(), Arc::default))
     }
 }
 

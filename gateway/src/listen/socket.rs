@@ -1,0 +1,49 @@
+//! Listening sockets: one a worker on the same address, so that the kernel spreads connections (SO_REUSEPORT).
+
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Listen;
+
+/// Connections that may wait to be accepted, each socket.
+const BACKLOG: i32 = 4096;
+
+/// The sockets of one listen address.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address, with the real port.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// One socket for each worker.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// Binds `count` sockets to a listen address.
+///
+/// # Errors
+/// The system's, with the address.
+pub fn bind(listen: &Listen, count: usize) -> anyhow::Result<Bound> {
+    let mut address = listen.address;
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = open(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(Bound { address, tls: listen.tls, sockets })
+}
+
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
