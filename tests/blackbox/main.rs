@@ -1,6 +1,8 @@
 //! The black-box tests: one process of the real gateway for each scenario, real sockets on loopback.
 //! They know what `docs/` promises and what Kong's format means, and nothing of the code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic that says where")]
+
 // What an operator sees.
 mod access_log;
 mod admin;
@@ -34,6 +36,9 @@ mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
 mod response_transformer;
+
+// The harness itself.
+mod harness;
 
 // Abuse, and whole files as users have them.
 mod corpus;
