@@ -10,7 +10,7 @@ pub const UNITS_MAX: u64 = (1 << 17) - 1;
 /// The deepest bucket: a day.
 const DEPTH_NS_MAX: u64 = 86_400_000_000_000;
 
-const _: () = assert!(TOKEN_MAX < u64::MAX / 2 / UNITS_MAX);
+const _: () = assert!(TOKEN_MAX < u64::MAX / 2 / UNITS_MAX - 1);
 
 /// A rate and a burst, as the arithmetic wants them. All zero means unlimited.
 #[repr(C)]
@@ -32,7 +32,7 @@ impl Ceiling {
     pub fn new(per_second: u64, burst: u64) -> Self {
         // Rounded up, so that rounding never admits more than was asked for.
         let token_q16 = TOKEN_MAX.div_ceil(per_second.max(1));
-        let depth = (u128::from(token_q16) * u128::from(burst.max(1))) >> FRACTION_BITS;
+        let depth = (u128::from(token_q16) * u128::from(burst.max(1))).div_ceil(1 << FRACTION_BITS);
         let depth_ns = u64::try_from(depth).unwrap_or(DEPTH_NS_MAX).clamp(1, DEPTH_NS_MAX);
         Self { token_q16, depth_ns }
     }
@@ -44,13 +44,13 @@ impl Ceiling {
         self.depth_ns == 0
     }
 
-    /// Nanoseconds that `units` (held to [`UNITS_MAX`]) take, rounded down; a bucket is never charged less than one
-    /// nanosecond, or a rate above 1 GHz would cost nothing.
+    /// Nanoseconds that `units` (held to [`UNITS_MAX`]) take, rounded up: rounding never admits more, and nothing is
+    /// free at a rate above one a nanosecond.
     #[inline(always)]
     #[must_use]
     pub const fn cost_ns(self, units: u64) -> u64 {
         let units = if units > UNITS_MAX { UNITS_MAX } else { units };
-        (self.token_q16.wrapping_mul(units) >> FRACTION_BITS) + 1
+        self.token_q16.wrapping_mul(units).wrapping_add((1 << FRACTION_BITS) - 1) >> FRACTION_BITS
     }
 
     /// The burst in nanoseconds.
@@ -93,7 +93,7 @@ mod tests {
     fn a_burst_then_the_rate() {
         let ceiling = Ceiling::new(1_000, 100);
         let start = 5_000_000_000;
-        assert!((99..=100).contains(&admitted(ceiling, (0..500).map(|n| start + n), 1)));
+        assert_eq!(admitted(ceiling, (0..500).map(|n| start + n), 1), 100);
         let second = (0..1_000_000).map(|n| start + n * 1_000);
         assert!((1_095..=1_100).contains(&admitted(ceiling, second, 1)));
     }
@@ -102,12 +102,21 @@ mod tests {
     fn bytes_above_a_gigabyte_a_second_keep_their_fraction() {
         let ceiling = Ceiling::new(10_000_000_000, 1_000_000);
         assert_eq!(ceiling.cost_ns(1_500), 151);
+        assert_eq!(ceiling.cost_ns(1), 1);
+    }
+
+    #[test]
+    fn the_smallest_burst_still_lets_one_through() {
+        for per_second in [1, 3, 7, 999, 1_900_000, 3_000_000_000] {
+            let ceiling = Ceiling::new(per_second, 1);
+            assert!(decide(0, 5, ceiling.cost_ns(1), ceiling.depth_ns()).is_some(), "{per_second}");
+        }
     }
 
     #[test]
     fn the_extremes_neither_wrap_nor_stick() {
         let slow = Ceiling::new(0, 0);
-        assert_eq!(slow.cost_ns(u64::MAX), 1_000_000_000 * UNITS_MAX + 1);
+        assert_eq!(slow.cost_ns(u64::MAX), 1_000_000_000 * UNITS_MAX);
         let fast = Ceiling::new(u64::MAX, u64::MAX);
         assert!(decide(0, 1, fast.cost_ns(1), fast.depth_ns()).is_some());
         assert!(Ceiling::new(1, u64::MAX).depth_ns() == DEPTH_NS_MAX);

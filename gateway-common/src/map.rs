@@ -187,8 +187,8 @@ pub struct Event {
     pub head_bytes: u8,
     /// Zero.
     pub spare: u32,
-    /// The frame's first bytes.
-    pub head: [u8; EVENT_HEAD_BYTES],
+    /// The frame's first bytes, in words only so that the kernel clears them in eight stores.
+    pub head: [u64; EVENT_HEAD_BYTES / 8],
 }
 
 const _: () = {

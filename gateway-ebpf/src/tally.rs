@@ -17,6 +17,8 @@ use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, Maps};
 /// Nanoseconds between two events, and of the burst.
 const EVENT_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;
 const EVENTS_DEPTH_NS: u64 = 1_000_000_000;
+/// The shortest frame that parses: Ethernet, IPv4, UDP.
+const PARSED_BYTES_MIN: u32 = 14 + 20 + 8;
 
 /// The one exit that counts.
 #[inline(always)]
@@ -59,11 +61,8 @@ fn is_due(now_ns: u64) -> bool {
 #[inline(always)]
 fn emit(ctx: &XdpContext, judgement: &Judgement, packet: Packet, frame_bytes: u64) {
     let Some(mut slot) = EVENTS.reserve::<Event>(0) else { return };
-    let head_bytes = if frame_bytes < EVENT_HEAD_BYTES as u64 {
-        frame_bytes as u32
-    } else {
-        EVENT_HEAD_BYTES as u32
-    };
+    // Two constants, because the verifier wants to see that the length is never zero.
+    let head_bytes = if frame_bytes < EVENT_HEAD_BYTES as u64 { PARSED_BYTES_MIN } else { EVENT_HEAD_BYTES as u32 };
     let address: Address = packet.address;
     slot.write(Event {
         at_ns: judgement.now_ns,
@@ -75,7 +74,7 @@ fn emit(ctx: &XdpContext, judgement: &Judgement, packet: Packet, frame_bytes: u6
         protocol: packet.protocol,
         head_bytes: head_bytes as u8,
         spare: 0,
-        head: [0; EVENT_HEAD_BYTES],
+        head: [0; EVENT_HEAD_BYTES / 8],
     });
     // SAFETY: `write` above made the whole event; `head` holds at least `head_bytes` bytes.
     unsafe {

@@ -1,7 +1,11 @@
 //! The gateway as a library: rooms in the order in which a request meets them (docs/ARCHITECTURE.md).
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod document;
 pub mod drain;
 pub mod edge;
@@ -13,3 +17,4 @@ pub mod proxy;
 pub mod router;
 pub mod telemetry;
 pub mod upstreams;
+mod watch;

@@ -37,6 +37,9 @@ mod request_termination;
 mod request_transformer;
 mod response_transformer;
 
+// The kernel programs.
+mod kernel;
+
 // The harness itself.
 mod harness;
 

@@ -15,6 +15,7 @@ pub mod json;
 pub mod jwt;
 pub mod listeners;
 pub mod message;
+pub mod netns;
 pub mod process;
 pub mod strict;
 pub mod tls;

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use super::compile::reference;
 use super::ids;
 use crate::document::{Fields, Node, Place, Report};
+use crate::identity::verifier::verifier;
 use crate::identity::{ApiKey, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret};
 
 /// Identities, and the plugins that were nested in consumers.
@@ -189,7 +190,10 @@ fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities)
         );
         return;
     }
-    if !identities.add_jwt(JwtSecret { id, consumer: index, key: key.clone(), algorithm, secret, public_key }) {
+    let credential = JwtSecret { id, consumer: index, key: key.clone(), algorithm, secret, public_key };
+    if let Err(what) = verifier(&credential) {
+        f.report.error(f.place(), format!("jwt_secrets: {what}"));
+    } else if !identities.add_jwt(credential) {
         duplicate(f.report, f.place_of("key"), "jwt_secrets", "key", &key);
     }
 }

@@ -8,10 +8,12 @@ mod ids;
 mod migrate;
 mod plugins;
 mod routes;
+pub mod running;
 mod services;
 pub mod settings;
 pub mod snapshot;
 
 pub use compile::{Compiled, compile};
+pub use running::{Reload, Running};
 pub use settings::{Environment, Listen, Settings};
 pub use snapshot::Snapshot;

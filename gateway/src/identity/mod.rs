@@ -1,10 +1,14 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+pub mod verifier;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::HeaderValue;
+
+use self::verifier::Verifier;
 
 /// A consumer's place in `Identities::consumers`.
 pub type ConsumerIndex = u32;
@@ -112,7 +116,14 @@ pub struct Identities {
     pub consumers: Vec<Consumer>,
     by_name: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
-    jwt: HashMap<String, Arc<JwtSecret>>,
+    jwt: HashMap<String, JwtCredential>,
+}
+
+#[derive(Debug)]
+struct JwtCredential {
+    secret: Arc<JwtSecret>,
+    /// Absent when the key is broken.
+    verifier: Option<Verifier>,
 }
 
 impl Identities {
@@ -132,9 +143,11 @@ impl Identities {
         self.keys.insert(digest(key.as_bytes()), Arc::new(credential)).is_none()
     }
 
-    /// Adds a JWT credential; false when its key exists already.
+    /// Adds a JWT credential; false when its key exists already. One whose key `verifier::verifier` refuses never verifies.
     pub fn add_jwt(&mut self, credential: JwtSecret) -> bool {
-        self.jwt.insert(credential.key.clone(), Arc::new(credential)).is_none()
+        let verifier = verifier::verifier(&credential).ok();
+        let key = credential.key.clone();
+        self.jwt.insert(key, JwtCredential { secret: Arc::new(credential), verifier }).is_none()
     }
 
     /// The consumer of a UUID or username, as `anonymous` and string references name them.
@@ -158,7 +171,13 @@ impl Identities {
     /// The JWT credential whose key is `key`.
     #[must_use]
     pub fn jwt(&self, key: &str) -> Option<&Arc<JwtSecret>> {
-        self.jwt.get(key)
+        self.jwt.get(key).map(|c| &c.secret)
+    }
+
+    /// The JWT credential whose key is `key`, and what checks its signatures.
+    #[must_use]
+    pub fn jwt_with_verifier(&self, key: &str) -> Option<(&JwtSecret, Option<&Verifier>)> {
+        self.jwt.get(key).map(|c| (&*c.secret, c.verifier.as_ref()))
     }
 }
 

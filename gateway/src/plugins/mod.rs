@@ -1,9 +1,11 @@
 //! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
 //! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
 
+pub mod auth;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod observe;
+pub mod protocol;
 pub mod traffic;
 pub mod transform;
 
@@ -128,7 +130,12 @@ pub struct Kind {
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
 pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
+    protocol::cors::KIND,
+    auth::jwt::KIND,
+    auth::key_auth::KIND,
+    auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
+    auth::acl::KIND,
     traffic::rate_limiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,

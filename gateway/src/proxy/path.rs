@@ -63,13 +63,14 @@ pub async fn serve(
         client: origin.client,
         request_id: worker.request_id(),
         started_ns: origin.started_ns,
-        started_unix_ns: clock::unix_ns(),
+        started_unix_ns: worker.wall_ns(origin.started_ns),
         route: None,
         authenticated: None,
         upstream_method: None,
         upstream_host: None,
         response_headers: Vec::new(),
         correlation_id: None,
+        circuit_probe: false,
     };
     let mut flight = Box::new(Flight::new(worker, local, exchange, origin.serving));
     match decide(&mut flight, origin.sni.as_deref()).await {

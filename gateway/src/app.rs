@@ -1,0 +1,323 @@
+//! The composition root: the only file that may know every room. Starts, reloads, drains.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admin::{self, Control};
+use crate::clock;
+use crate::config::{Environment, Reload, Running, Snapshot};
+use crate::drain::{Drain, Drained};
+use crate::edge::{Edge, Policy};
+use crate::listen::{self, Bound, Command, Thread};
+use crate::plugins::Shared;
+use crate::proxy::transport::TlsClients;
+use crate::proxy::worker::{EdgeLink, Worker};
+use crate::telemetry::metrics::{self, Registry};
+use crate::telemetry::writer::LogWriter;
+use crate::watch;
+
+/// How to run.
+#[derive(Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Run what is built of a file that asks for more.
+    pub allow_unsupported: bool,
+    /// Written when everything listens.
+    pub ready_file: Option<PathBuf>,
+    /// Kong's variables.
+    pub env: Environment,
+}
+
+/// What the control plane holds.
+struct App {
+    running: Running,
+    shared: Arc<Shared>,
+    edge: Option<Arc<Edge>>,
+    registry: Registry,
+    workers: Vec<mpsc::Sender<Command>>,
+    listeners: Vec<(SocketAddr, bool)>,
+    started: Instant,
+}
+
+/// Runs the gateway until it is told to stop. Exit code 2 is a configuration that cannot run.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    crate::crypto::install();
+    raise_descriptor_limit();
+    let (shared, log) = shared()?;
+    let running =
+        match Running::start(&options.config, options.allow_unsupported, options.env.clone(), Arc::clone(&shared)) {
+            Ok(running) => running,
+            Err(errors) => {
+                eprint!("{errors}");
+                return Ok(ExitCode::from(2));
+            }
+        };
+    for warning in running.warnings().lines() {
+        tracing::warn!("{warning}");
+    }
+    let snapshot = running.current();
+    let bound: Vec<Bound> = snapshot
+        .settings
+        .listen
+        .iter()
+        .map(|l| listen::bind(l, snapshot.settings.workers))
+        .collect::<Result<_, _>>()?;
+    let listeners: Vec<(SocketAddr, bool)> = bound.iter().map(|b| (b.address, b.tls)).collect();
+    let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
+    let (drain, drained) = Drain::new();
+    let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
+    let app = Arc::new(App {
+        running,
+        shared,
+        edge,
+        registry: Registry::default(),
+        workers: threads.iter().map(|t| t.commands.clone()).collect(),
+        listeners,
+        started: Instant::now(),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
+    drop(runtime);
+    // The last handle of the log writer goes with the application; its thread then ends with an empty queue.
+    drop(snapshot);
+    drop(app);
+    let _ = log.join();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Things that outlive a reload, with the log's thread.
+///
+/// # Errors
+/// When the log's thread cannot be started.
+pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
+    let (writer, log) = LogWriter::start().context("cannot start the log writer")?;
+    let shared = Shared {
+        windows: crate::limits::Windows::default(),
+        circuits: crate::upstreams::circuit::Circuits::default(),
+        writer,
+        hash_keys: std::hash::RandomState::new(),
+    };
+    Ok((Arc::new(shared), log))
+}
+
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "cannot raise the descriptor limit");
+    }
+}
+
+/// The policy with the ports that are really listened on.
+fn with_ports(mut policy: Policy, listeners: &[(SocketAddr, bool)]) -> Policy {
+    policy.ports = listeners.iter().map(|(address, _)| address.port()).collect();
+    policy
+}
+
+fn start_workers(
+    bound: Vec<Bound>,
+    snapshot: &Arc<Snapshot>,
+    shared: &Arc<Shared>,
+    edge: Option<&Arc<Edge>>,
+    drained: &Drained,
+) -> anyhow::Result<Vec<Thread>> {
+    let tls = Arc::new(TlsClients::new());
+    let count = snapshot.settings.workers;
+    let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+    for listener in bound {
+        for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
+            own.push((socket, listener.tls));
+        }
+    }
+    let spawn = |(id, own)| {
+        let (snapshot, shared, tls) = (Arc::clone(snapshot), Arc::clone(shared), Arc::clone(&tls));
+        let edge = edge.map(|e| (e.reporter(), e.standings()));
+        let make = move || {
+            let edge = edge.map(|(reporter, standings)| EdgeLink { reporter: reporter.into(), standings });
+            Worker::new(snapshot, shared, tls, edge)
+        };
+        listen::spawn(id, own, drained.clone(), make).context("cannot start a worker")
+    };
+    sockets.into_iter().enumerate().map(spawn).collect()
+}
+
+/// The control plane: admin API, signals, file watch, edge, sweeping; then the drain.
+async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Thread>) -> anyhow::Result<()> {
+    let settings = app.running.current().settings.clone();
+    let admin = match settings.admin {
+        Some(address) => {
+            let listener = tokio::net::TcpListener::bind(address).await;
+            Some(listener.with_context(|| format!("cannot listen on {address} for the admin API"))?)
+        }
+        None => None,
+    };
+    let admin_address = admin.as_ref().and_then(|l| l.local_addr().ok());
+    let (stop_edge, edge_stopped) = oneshot::channel::<()>();
+    let edge_task = app.edge.clone().map(|edge| {
+        tokio::spawn(edge.run(async move {
+            let _ = edge_stopped.await;
+        }))
+    });
+    if let Some(listener) = admin {
+        tokio::spawn(admin::serve(listener, Arc::clone(&app)));
+    }
+    let mut changes = watch::file(app.running.path())?;
+    announce(&app, admin_address, options)?;
+
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => app.reload("SIGHUP"),
+            Some(()) = changes.recv() => app.reload("file change"),
+            _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
+        }
+    }
+    tracing::info!("draining");
+    drain.begin();
+    let deadline = Instant::now() + settings.timeouts.drain;
+    while threads.iter().any(|t| !t.join.is_finished()) && Instant::now() < deadline {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            // A second signal is impatience.
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    // Dropping the sender ends the loop's wait as well, should the edge not be listening any more.
+    let _ = stop_edge.send(());
+    if let Some(task) = edge_task {
+        let _ = tokio::time::timeout(Duration::from_secs(2), task).await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
+    let of = |tls: bool| {
+        let addresses = app.listeners.iter().filter(|(_, t)| *t == tls);
+        addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
+    };
+    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["in_force"].clone());
+    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
+    let Some(path) = &options.ready_file else { return Ok(()) };
+    let ready = json!({
+        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true), "admin": admin.map(|a| a.to_string()),
+    });
+    let draft = path.with_extension("tmp");
+    std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
+    std::fs::rename(&draft, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl App {
+    fn reload(&self, why: &str) {
+        self.tell(self.running.reload(), why);
+    }
+
+    /// Hands an adopted configuration to the workers and the edge; says what became of it.
+    fn tell(&self, outcome: Reload, why: &str) -> Reload {
+        match &outcome {
+            Reload::Adopted(snapshot) => {
+                for worker in &self.workers {
+                    // The inbox is drained by a thread that never waits; a full one means that the worker is gone.
+                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_err() {
+                        tracing::error!("a worker did not take the new configuration");
+                    }
+                }
+                match (&self.edge, &snapshot.settings.edge) {
+                    (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
+                    (None, None) => {}
+                    _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
+                }
+                tracing::info!(why, hash = %snapshot.hash, "configuration reloaded");
+                for warning in self.running.warnings().lines() {
+                    tracing::warn!("{warning}");
+                }
+            }
+            Reload::Same => tracing::debug!(why, "configuration is the same"),
+            Reload::Refused(errors) => tracing::error!(why, "configuration refused, the old one stays:\n{errors}"),
+        }
+        outcome
+    }
+
+    /// Gathers what the workers counted.
+    async fn gather(&self) {
+        for (id, worker) in self.workers.iter().enumerate() {
+            let (answer, counted) = oneshot::channel();
+            if worker.try_send(Command::Flush(answer)).is_ok()
+                && let Ok(Ok(local)) = tokio::time::timeout(Duration::from_millis(500), counted).await
+            {
+                self.registry.absorb(id, local);
+            }
+        }
+    }
+}
+
+impl Control for App {
+    fn running(&self) -> &Running {
+        &self.running
+    }
+
+    fn replace(&self, text: &str, source: &str) -> Reload {
+        self.tell(self.running.replace(text, source), source)
+    }
+
+    fn edge(&self) -> Option<&Arc<Edge>> {
+        self.edge.as_ref()
+    }
+
+    async fn status(&self) -> serde_json::Value {
+        self.gather().await;
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "config": self.running.status(),
+            "workers": self.workers.len(),
+            "listeners": self.listeners.iter().map(|(a, tls)| json!({ "address": a.to_string(), "tls": tls })).collect::<Vec<_>>(),
+            "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
+            "limits": { "counters": self.shared.windows.len() },
+            "log_lines_dropped": self.shared.writer.dropped(),
+            "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["in_force"].clone()),
+        })
+    }
+
+    async fn metrics(&self) -> String {
+        use std::fmt::Write;
+        self.gather().await;
+        let mut out = self.registry.render();
+        metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
+        let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
+        metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
+        let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
+        let mut last = "";
+        for m in self.edge.iter().flat_map(|e| e.metrics()) {
+            if m.name != last {
+                let kind = if m.name.ends_with("_total") { "counter" } else { "gauge" };
+                metrics::head(&mut out, m.name, kind, m.help);
+                last = m.name;
+            }
+            let labels: Vec<String> = m.labels.iter().map(|(k, v)| format!("{k}=\"{}\"", metrics::escape(v))).collect();
+            let _ = writeln!(out, "{}{{{}}} {}", m.name, labels.join(","), m.value);
+        }
+        out
+    }
+}

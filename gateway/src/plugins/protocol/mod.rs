@@ -1,0 +1,3 @@
+//! Plugins that speak a protocol of the web on a service's behalf.
+
+pub mod cors;

@@ -1,0 +1,146 @@
+//! The checked-in object, loaded, with its maps at the test's hand.
+
+use std::{net::IpAddr, time::Duration};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    programs::{TestRunOptions, Xdp},
+};
+use gateway_common::{
+    Address, Source,
+    map::{self, Counter, Settings, Verdict, listener_bit, name},
+    packet::{TCP, UDP},
+    reason::Outcome,
+};
+
+/// The object that is checked in.
+pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/edge/gateway.bpf.o");
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// Nanoseconds of the monotonic clock, which is the program's.
+pub fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+/// Whether this process may load programs; says so if not.
+pub fn may_load(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    eprintln!("SKIP {test}: loading a program needs CAP_BPF and CAP_NET_ADMIN, which this user lacks");
+    false
+}
+
+/// A loaded program.
+pub struct Loaded {
+    /// The object.
+    pub ebpf: Ebpf,
+    /// What it works by; [`Loaded::apply`] writes it.
+    pub settings: Settings,
+}
+
+impl Loaded {
+    /// Loads the object with `cells` cells, in enforce mode, with a fresh heartbeat and the port 8000 protected.
+    pub fn new(cells: u32, port: u16) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(name::CELLS, cells)
+            .map_max_entries(name::VERDICTS, 1_024)
+            .load_file(OBJECT)
+            .expect("the object loads");
+        let program: &mut Xdp =
+            ebpf.program_mut(name::PROGRAM).expect("the program is there").try_into().expect("it is XDP");
+        program.load().expect("the verifier accepts it");
+        let settings = Settings {
+            mode: map::RunMode::Enforce as u32,
+            stale_ns: 5_000_000_000,
+            v6_mask: gateway_common::source::v6_mask(64),
+            seed: [3, 5],
+            cells_mask: cells - 1,
+            ..Settings::OFF
+        };
+        let mut loaded = Self { ebpf, settings };
+        loaded.apply();
+        loaded.pulse(map::PULSE_HEARTBEAT, now_ns());
+        loaded.protect(TCP, port);
+        loaded.protect(UDP, port);
+        loaded
+    }
+
+    /// Writes the settings.
+    pub fn apply(&mut self) {
+        let settings = self.settings;
+        self.array::<Settings>(name::SETTINGS).set(0, settings, 0).expect("one element");
+    }
+
+    /// Writes a word of the pulse.
+    pub fn pulse(&mut self, index: u32, word: u64) {
+        self.array::<u64>(name::PULSE).set(index, word, 0).expect("the word exists");
+    }
+
+    /// Protects a port.
+    pub fn protect(&mut self, protocol: u8, port: u16) {
+        let (word, bit) = listener_bit(protocol, port);
+        let mut listeners = self.array::<u64>(name::LISTENERS);
+        let old = listeners.get(&word, 0).expect("the word exists");
+        listeners.set(word, old | bit, 0).expect("the word exists");
+    }
+
+    /// Adds a prefix to a list; `bits` count in the v4-mapped form.
+    pub fn list(&mut self, list: &str, address: &str, bits: u32) {
+        let key = Key::new(bits, Address::from(address.parse::<IpAddr>().expect("an address")).octets());
+        let map = self.ebpf.map_mut(list).expect("the list exists");
+        LpmTrie::<_, [u8; 16], u32>::try_from(map).expect("it is a trie").insert(&key, 1, 0).expect("there is room");
+        self.settings.lists |= if list == name::DENY { map::HAS_DENY } else { map::HAS_NEVER_DROP };
+        self.apply();
+    }
+
+    /// Puts a source under a verdict.
+    pub fn judge(&mut self, address: &str, verdict: Verdict) {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        let map = self.ebpf.map_mut(name::VERDICTS).expect("the map exists");
+        HashMap::<_, Source, Verdict>::try_from(map).expect("it is a hash").insert(source, verdict, 0).expect("room");
+        self.settings.lists |= map::HAS_VERDICTS;
+        self.apply();
+    }
+
+    /// Runs one frame `repeat` times; whether the last one was dropped, and the nanoseconds that one run took.
+    pub fn run(&mut self, frame: &[u8], repeat: u32) -> (bool, Duration) {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name::PROGRAM).expect("the program is there").try_into().expect("it is XDP");
+        // The kernel refuses less than an Ethernet header; a shorter frame cannot reach a driver either.
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..Default::default() };
+        let result = program.test_run(options).expect("the program runs");
+        assert!(matches!(result.return_value, XDP_DROP | XDP_PASS), "{}", result.return_value);
+        (result.return_value == XDP_DROP, result.duration)
+    }
+
+    /// What was counted, by the outcome's word, zeroes left out.
+    pub fn counted(&mut self) -> Vec<(&'static str, Counter)> {
+        let map = self.ebpf.map(name::COUNTERS).expect("the map exists");
+        let counters = PerCpuArray::<_, Counter>::try_from(map).expect("it is a per-CPU array");
+        let mut out = Vec::new();
+        for (index, cpus) in counters.iter().enumerate() {
+            let mut sum = Counter::default();
+            for cpu in cpus.expect("the element exists").iter() {
+                sum.packets += cpu.packets;
+                sum.bytes += cpu.bytes;
+            }
+            if sum.packets > 0 {
+                out.push((Outcome::of_counter(index as u32).expect("every counter has a word").name(), sum));
+            }
+        }
+        out
+    }
+
+    /// Packets counted under one word.
+    pub fn packets(&mut self, word: &str) -> u64 {
+        self.counted().iter().find(|(name, _)| *name == word).map_or(0, |(_, counter)| counter.packets)
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut aya::maps::MapData, T> {
+        Array::try_from(self.ebpf.map_mut(name).expect("the map exists")).expect("it is an array")
+    }
+}

@@ -1,0 +1,147 @@
+//! Nanoseconds a packet of the kernel program, exit by exit, beside a program that only drops: BPF_PROG_TEST_RUN in
+//! interleaved rounds, medians. Root only. It must not attach anything.
+#![allow(clippy::print_stdout)] // The figures are its purpose.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gateway_common::gcra::Ceiling;
+use gateway_common::map::{Verdict, name, rung};
+
+#[allow(dead_code)]
+#[path = "../../../blackbox/kernel/frames.rs"]
+mod frames;
+#[allow(dead_code)]
+#[path = "../../../blackbox/kernel/loaded.rs"]
+mod loaded;
+
+mod empty;
+
+use frames::{L4, PORT, V4};
+use loaded::Loaded;
+
+const ROUNDS: usize = 7;
+const REPEAT: u32 = 1_000_000;
+const CELLS: u32 = 65_536;
+/// Sources that take turns, one packet each, in the rows that say so.
+const SOURCES: u32 = 16_384;
+
+/// One exit of the program: its name, the program prepared for it, and the frames that take it.
+struct Exit {
+    name: &'static str,
+    /// The reason's word that every one of its packets has to be counted under.
+    reason: &'static str,
+    program: Loaded,
+    frame: Vec<u8>,
+    nanoseconds: Vec<f64>,
+}
+
+fn main() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "loading a program needs root");
+    let empty = empty::Program::load()?;
+    let mut exits = exits();
+    let mut bare = Vec::new();
+    for _ in 0..ROUNDS {
+        bare.push(nanoseconds(empty.run(&frames::v4(V4, L4::Ack(PORT)), REPEAT)?));
+        for exit in &mut exits {
+            let round = measure(exit)?;
+            exit.nanoseconds.push(round);
+        }
+    }
+    let bare = median(bare);
+    println!("one source, {REPEAT} packets a round, medians of {ROUNDS} interleaved rounds");
+    println!("{:<44} {:>8} {:>10}", "exit", "ns", "/ empty");
+    println!("{:<44} {bare:>8.0} {:>10.2}", "empty program: XDP_DROP", 1.0);
+    for exit in &exits {
+        let own = median(exit.nanoseconds.clone());
+        println!("{:<44} {own:>8.0} {:>10.2}", exit.name, own / bare);
+    }
+    in_turn(&empty)
+}
+
+/// Programs that differ only in what their maps hold.
+fn exits() -> Vec<Exit> {
+    let plain = |_: &mut Loaded| {};
+    let limited = |loaded: &mut Loaded| {
+        loaded.settings.packets = Ceiling::new(1_000_000_000, 1_000_000_000);
+        loaded.settings.bytes = Ceiling::new(1_000_000_000, 1_000_000_000);
+        loaded.settings.connections = Ceiling::new(1_000_000_000, 1_000_000_000);
+        loaded.apply();
+    };
+    let tight = |loaded: &mut Loaded| {
+        loaded.settings.packets = Ceiling::new(1, 1);
+        loaded.apply();
+    };
+    let ack = frames::v4(V4, L4::Ack(PORT));
+    let syn = frames::v4(V4, L4::Syn(PORT));
+    vec![
+        exit("pass: another port", "other_port", frames::v4(V4, L4::Ack(PORT + 1)), plain),
+        exit("pass: never-drop list", "never_drop", ack.clone(), |l| l.list(name::NEVER_DROP, "192.0.2.7", 128)),
+        exit("pass: no ceiling", "clean", ack.clone(), plain),
+        exit("pass: all ceilings, packet of a connection", "clean", ack.clone(), limited),
+        exit("pass: all ceilings, new connection", "clean", syn.clone(), limited),
+        exit("drop: verdict, everything", "drop", ack.clone(), |l| l.judge("192.0.2.7", verdict(rung::DROPPED))),
+        exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn, |l| {
+            l.judge("192.0.2.7", verdict(rung::GATED))
+        }),
+        exit("drop: deny list", "deny", ack.clone(), |l| l.list(name::DENY, "192.0.2.0", 120)),
+        exit("drop: above the ceiling of packets", "packets", ack, tight),
+    ]
+}
+
+fn exit(name: &'static str, reason: &'static str, frame: Vec<u8>, prepare: impl Fn(&mut Loaded)) -> Exit {
+    let mut program = Loaded::new(CELLS, PORT);
+    // Held for ever: the rounds last longer than a heartbeat does.
+    program.settings.stale_ns = 0;
+    program.apply();
+    prepare(&mut program);
+    Exit { name, reason, program, frame, nanoseconds: Vec::new() }
+}
+
+fn verdict(rung: u32) -> Verdict {
+    Verdict { expiry_ns: u64::MAX, decision: 1, rung, spare: 0, packets: Ceiling::UNLIMITED }
+}
+
+/// One round of one exit; the packets must have left where they were meant to.
+fn measure(exit: &mut Exit) -> Result<f64> {
+    let before = exit.program.packets(exit.reason);
+    let (_, duration) = exit.program.run(&exit.frame, REPEAT);
+    let there = exit.program.packets(exit.reason) - before;
+    ensure!(there >= u64::from(REPEAT) / 10 * 9, "{}: {there} of {REPEAT} packets left as {}", exit.name, exit.reason);
+    Ok(nanoseconds(duration))
+}
+
+/// Many sources in turn, one packet a run: the caches are cold, and the timer's own cost is in both figures.
+fn in_turn(empty: &empty::Program) -> Result<()> {
+    let mut full = Loaded::new(CELLS, PORT);
+    full.settings.stale_ns = 0;
+    full.settings.packets = Ceiling::new(1_000_000, 1_000_000);
+    full.settings.bytes = Ceiling::new(1_000_000_000, 1_000_000_000);
+    full.apply();
+    let sources: Vec<Vec<u8>> =
+        (0..SOURCES).map(|number| frames::v4([10, 1, (number >> 8) as u8, number as u8], L4::Ack(PORT))).collect();
+    let (mut bare, mut passed) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (mut of_empty, mut of_full) = (0.0, 0.0);
+        for frame in &sources {
+            of_empty += nanoseconds(empty.run(frame, 1)?);
+            of_full += nanoseconds(full.run(frame, 1).1);
+        }
+        bare.push(of_empty / f64::from(SOURCES));
+        passed.push(of_full / f64::from(SOURCES));
+    }
+    let (bare, passed) = (median(bare), median(passed));
+    println!("\n{SOURCES} sources in turn, one packet a run (cold caches, the timer's cost included)");
+    println!("{:<44} {bare:>8.0} {:>10.2}", "empty program: XDP_DROP", 1.0);
+    println!("{:<44} {passed:>8.0} {:>10.2}", "pass: ceilings of packets and bytes", passed / bare);
+    Ok(())
+}
+
+fn nanoseconds(duration: Duration) -> f64 {
+    duration.as_nanos() as f64
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,44 @@
+//! `cargo xtask bench`: what is measured, each with its own command. Figures are medians of interleaved rounds, and
+//! every raw round is kept under bench/results/.
+
+use anyhow::Result;
+
+use crate::shell;
+
+mod peers;
+mod proxy;
+mod wrk;
+
+#[derive(clap::Subcommand)]
+pub enum What {
+    /// CPU a request, throughput and latency beside nginx and haproxy
+    Proxy(proxy::Options),
+    /// Nanoseconds a packet of the kernel program's exits (root)
+    Edge {
+        /// Passed on to the measuring program
+        #[arg(last = true)]
+        rest: Vec<String>,
+    },
+}
+
+/// Runs a measurement.
+///
+/// # Errors
+/// Something that it needs is missing or failed.
+pub fn run(what: &What) -> Result<()> {
+    match what {
+        What::Proxy(options) => proxy::run(options),
+        What::Edge { rest } => {
+            let mut command = shell::cargo();
+            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
+            shell::run(command.args(rest))
+        }
+    }
+}
+
+/// The middle value; of an even number, the lower of the two.
+#[must_use]
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}

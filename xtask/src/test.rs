@@ -1,0 +1,180 @@
+//! `cargo xtask test`: every check in one command, ended by one line of counts. What cannot run here is skipped aloud
+//! with its reason and counted; nothing is skipped in silence.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::tally::{Reader, Tally};
+use crate::{build, setup, shell, tidy};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// One part only (default: all of them, and the formatting, the lints and the kernel object besides)
+    part: Option<Part>,
+    /// Passed on to the test binaries, as in `cargo xtask test blackbox -- cors`
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Tests inside the crates
+    Unit,
+    /// The real binary on real sockets, the kernel's tests included
+    Blackbox,
+    /// Only the black-box tests of the kernel side (root)
+    Kernel,
+    /// Only the conventions
+    Tidy,
+}
+
+/// Runs the tests and prints the counts.
+///
+/// # Errors
+/// A tool could not be started at all; failed tests are counted, not errors.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let all = options.part.is_none();
+    let wants = |part| all || options.part == Some(part);
+    let mut tally = Tally::default();
+    if all {
+        setup::run(&setup::Options::default())?;
+        formatting(&mut tally)?;
+    }
+    if wants(Part::Tidy) {
+        tally.add(tidy::tally()?);
+    }
+    if all {
+        lints(&mut tally)?;
+    }
+    if wants(Part::Unit) {
+        tally.add(unit(&options.rest)?);
+    }
+    if wants(Part::Blackbox) || options.part == Some(Part::Kernel) {
+        tally.add(blackbox(options.part == Some(Part::Kernel), &options.rest)?);
+    }
+    if all {
+        tally.add(kernel_object()?);
+    }
+    report(&tally);
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn report(tally: &Tally) {
+    println!();
+    for skip in &tally.skips {
+        println!("skipped  {skip}");
+    }
+    for failure in &tally.failures {
+        println!("failed   {failure}");
+    }
+    println!("{}", tally.summary());
+}
+
+fn formatting(tally: &mut Tally) -> Result<()> {
+    if shell::output(shell::cargo().args(["fmt", "--version"])).is_none() {
+        println!("SKIP fmt: this toolchain has no rustfmt");
+        tally.skip("fmt", "this toolchain has no rustfmt");
+        return Ok(());
+    }
+    let good = shell::status(shell::cargo().args(["fmt", "--all", "--", "--check"]))?.success();
+    tally.check("fmt", good);
+    if shell::root().join("gateway-ebpf/Cargo.toml").is_file() {
+        let mut command = shell::cargo();
+        command.args(["fmt", "--manifest-path", "gateway-ebpf/Cargo.toml", "--", "--check"]);
+        tally.check("fmt gateway-ebpf", shell::status(&mut command)?.success());
+    }
+    Ok(())
+}
+
+fn lints(tally: &mut Tally) -> Result<()> {
+    if shell::output(shell::cargo().args(["clippy", "--version"])).is_none() {
+        println!("SKIP clippy: this toolchain has no clippy");
+        tally.skip("clippy", "this toolchain has no clippy");
+        return Ok(());
+    }
+    let mut command = shell::cargo();
+    command.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    tally.check("clippy", shell::status(&mut command)?.success());
+    Ok(())
+}
+
+fn unit(rest: &[String]) -> Result<Tally> {
+    let mut command = shell::cargo();
+    command.args(["test", "--locked", "--no-fail-fast", "--workspace", "--exclude", "gateway-tests"]);
+    command.args(["--", "--show-output"]).args(rest);
+    counted("unit tests", &mut command, false)
+}
+
+fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let gateway = match build::gateway(build::Profile::Debug) {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            eprintln!("{error:#}");
+            tally.fail("build of the gateway");
+            return Ok(tally);
+        }
+    };
+    let mut command = shell::cargo();
+    command.env("GATEWAY_BIN", gateway);
+    command.args(["test", "--locked", "--no-fail-fast", "--package", "gateway-tests", "--", "--show-output"]);
+    if kernel_only {
+        command.arg("kernel::");
+    }
+    if !shell::is_root() {
+        let reason = "needs root: network namespaces and programs in the kernel";
+        println!("SKIP kernel: {reason}");
+        tally.skip("kernel", reason);
+        command.args(["--skip", "kernel::"]);
+    }
+    command.args(rest);
+    tally.add(counted("black-box tests", &mut command, false)?);
+    Ok(tally)
+}
+
+/// The object that is checked in is what its sources say. As root on Debian the compiler is installed; without it, or
+/// under another version of it, the check is skipped with that reason.
+fn kernel_object() -> Result<Tally> {
+    let mut tally = Tally::default();
+    let this = std::env::current_exe().context("the path of this program")?;
+    if shell::is_root() && shell::find("apt-get").is_some() {
+        let installed = shell::status(shell::program(&this).args(["setup", "--ebpf"]))?.success();
+        if !installed {
+            let reason = "the compiler of the kernel programs could not be installed";
+            println!("SKIP kernel object: {reason}");
+            tally.skip("kernel object", reason);
+            return Ok(tally);
+        }
+    }
+    let mut check = counted("kernel object", shell::program(&this).args(["build-ebpf", "--check"]), true)?;
+    if check.failed == 0 && check.skipped == 0 {
+        check.passed += 1;
+    }
+    tally.add(check);
+    Ok(tally)
+}
+
+/// Runs a command and counts its output (both of its outputs, when it has no progress to show) while it is shown.
+fn counted(step: &str, command: &mut Command, both: bool) -> Result<Tally> {
+    eprintln!("$ {}", shell::typed(command));
+    let (output, end) = std::io::pipe()?;
+    if both {
+        command.stderr(end.try_clone()?);
+    }
+    let spawned = command.stdout(end).spawn();
+    // The command holds copies of the pipe's end: reading would never finish while it lives.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.with_context(|| format!("cannot start `{}`", shell::typed(command)))?;
+    let mut reader = Reader::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        if reader.line(line.trim_end_matches('\r')) {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    Ok(reader.finish(step, status.success()))
+}
