@@ -77,7 +77,8 @@ fn a_port_that_is_taken_is_named() {
 #[test]
 fn why_explains_an_address() {
     let upstream = Upstream::echo();
-    let gateway = Setup::new(&upstream.fill(CONFIG)).start();
+    let text = format!("{}gateway:\n  edge: {{ mode: shadow }}\n", upstream.fill(CONFIG));
+    let gateway = Setup::new(&text).start();
     let exit = command(&["why", "192.0.2.7", "--admin", &gateway.admin_url()]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(exit.stdout.contains("192.0.2.7"), "{}", exit.stdout);

@@ -63,11 +63,11 @@ consumers:
         text: r#"_format_version: "3.0"
 services:
 - name: a
-  url: §ftp://a.test
+  §url: ftp://a.test
 - name: b
-  url: §"not a url"
+  §url: "not a url"
 "#,
-        words: &["ftp", "url"],
+        words: &["scheme", "scheme"],
     },
     Case {
         what: "a route that matches nothing, and one that matches wrongly",
@@ -99,7 +99,7 @@ services:
   - paths: [/d]
     path_handling: §v2
 "#,
-        words: &["get", "http", "200", "v1"],
+        words: &["get", "http", "200", "v0"],
     },
     Case {
         what: "hosts and headers of routes",
@@ -125,7 +125,7 @@ plugins:
 - { name: key-auth, route: §missing }
 - { name: key-auth, consumer: §stranger }
 acls:
-- { consumer: §ghost, group: g }
+- { §consumer: ghost, group: g }
 "#,
         words: &["nobody", "missing", "stranger", "ghost"],
     },
@@ -134,11 +134,11 @@ acls:
         text: r#"_format_version: "3.0"
 services:
 - { name: s, url: "http://127.0.0.1:1" }
-- { name: §s, url: "http://127.0.0.1:2" }
+- §{ name: s, url: "http://127.0.0.1:2" }
 consumers:
 - { username: ann, keyauth_credentials: [{ key: k }] }
-- { username: §ann }
-- { username: bob, keyauth_credentials: [{ key: §k }] }
+- §{ username: ann }
+- { username: bob, keyauth_credentials: [{ §key: k }] }
 "#,
         words: &["already", "already", "already"],
     },
@@ -146,10 +146,10 @@ consumers:
         what: "plugins that are not",
         text: r#"_format_version: "3.0"
 plugins:
-- { name: §rate-limitting, config: { minute: 1 } }
-- { name: §openid-connect }
-- { name: §pre-function, config: { access: ["return"] } }
-- { name: §zzz }
+- { §name: rate-limitting, config: { minute: 1 } }
+- { §name: openid-connect }
+- { §name: pre-function, config: { access: ["return"] } }
+- { §name: zzz }
 "#,
         words: &["did you mean `rate-limiting`?", "openid-connect", "pre-function", "zzz"],
     },
@@ -178,12 +178,12 @@ plugins:
   config:
     claims_to_verify: [§iat]
     maximum_expiration: §-1
-    §key_claim: iss
+    §key_claims_name: iss
 consumers:
 - username: ann
   jwt_secrets:
-  - { key: a, algorithm: §HS257 }
-  - { key: b, algorithm: RS256, rsa_public_key: §"not a key" }
+  - { key: a, secret: s, algorithm: §HS257 }
+  - §{ key: b, algorithm: RS256, rsa_public_key: "not a key" }
 "#,
         words: &["exp", "maximum_expiration", "did you mean `key_claim_name`?", "HS256", "key"],
     },
@@ -220,13 +220,13 @@ services:
 - { name: s, url: "http://127.0.0.1:1" }
 plugins:
 - name: acl
-  config: { §allow: [a], deny: [b] }
+  config: { allow: [a], §deny: [b] }
 - name: cors
   config: { methods: [§FETCH], max_age: §long }
 - name: request-size-limiting
   config: { allowed_payload_size: §-1, size_unit: §gigabytes }
 "#,
-        words: &["deny", "GET", "max_age", "allowed_payload_size", "megabytes"],
+        words: &["deny", "FETCH", "max_age", "allowed_payload_size", "megabytes"],
     },
     Case {
         what: "targets and upstreams",
@@ -235,20 +235,20 @@ upstreams:
 - name: u
   algorithm: §fastest
   targets:
-  - { target: §"127.0.0.1:99999" }
+  - { §target: "127.0.0.1:99999" }
   - { target: "127.0.0.1:1", weight: §-1 }
 "#,
-        words: &["round-robin", "99999", "weight"],
+        words: &["round-robin", "target", "weight"],
     },
     Case {
         what: "a certificate that is none",
         text: r#"_format_version: "3.0"
 certificates:
-- cert: §nonsense
+- §cert: nonsense
   key: nonsense
   snis: [a.test]
 "#,
-        words: &["PEM"],
+        words: &["certificate"],
     },
     Case {
         what: "the gateway's own block",
@@ -262,9 +262,18 @@ gateway:
     mode: §on
     v6_prefix: §200
     ceilings:
-      packets: { §per_minute: 1, burst: 1 }
+      packets: §{ §per_minute: 1, burst: 1 }
 "#,
-        words: &["port", "workers", "did you mean `access_log`?", "10s", "enforce", "v6_prefix", "per_second"],
+        words: &[
+            "PORT",
+            "workers",
+            "did you mean `access_log`?",
+            "10s",
+            "enforce",
+            "v6_prefix",
+            "required field `per_second`",
+            "per_second",
+        ],
     },
     Case {
         what: "a nested child that names another parent",
@@ -284,7 +293,7 @@ services:
         text: r#"_format_version: "3.0"
 plugins:
 - name: circuit-breaker
-  config: { failure_ratio: §2, open_for: §-1, §half_open: 3 }
+  config: { failure_ratio: §2, open_for: §-1, §half_open_prob: 3 }
 "#,
         words: &["failure_ratio", "open_for", "did you mean `half_open_probes`?"],
     },
@@ -339,6 +348,10 @@ fn every_fault_is_told_at_its_place() {
         if exit.code != Some(2) {
             wrong.push(format!("{}: exit {:?}\n{}", case.what, exit.code, exit.stderr));
             continue;
+        }
+        let told = exit.stderr.lines().filter(|line| line.contains(": error: ")).count();
+        if told != places.len() {
+            wrong.push(format!("{}: {told} errors told for {} faults:\n{}", case.what, places.len(), exit.stderr));
         }
         for (place, word) in places.iter().zip(case.words) {
             // What does not parse has one place, which readers of YAML choose differently.

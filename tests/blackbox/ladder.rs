@@ -29,7 +29,8 @@ plugins:
 - { name: rate-limiting, route: limited, consumer: good, config: { minute: 100000 } }
 "#;
 
-const EDGE: &str = "gateway:\n  edge:\n    mode: off\n";
+/// No interface is named: the decisions are carried out in user space.
+const EDGE: &str = "gateway:\n  edge:\n    mode: enforce\n";
 
 fn scene(more: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::echo();
@@ -79,7 +80,7 @@ impl<'a> Stubborn<'a> {
 }
 
 fn rung(gateway: &Gateway, ip: &str) -> String {
-    gateway.admin_get(&format!("/edge/why?ip={ip}")).expect(200).json()["rung"].to_string()
+    gateway.admin_get(&format!("/edge/why?ip={ip}")).expect(200).json()["standing"].to_string()
 }
 
 #[test]
@@ -185,8 +186,19 @@ fn never_dropped_addresses_are_not_kept_out() {
 }
 
 #[test]
+fn a_shadow_refuses_nobody_and_counts() {
+    let (_upstream, gateway) = scene(&EDGE.replace("enforce", "shadow"));
+    let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
+    for at in 0..200 {
+        assert!(abuser.ask().is_some(), "request {at} is answered: {}", rung(&gateway, "127.0.0.9"));
+    }
+    let edge = gateway.admin_get("/edge").expect(200).text();
+    assert!(edge.contains("127.0.0.9"), "what would have been done is shown: {edge}");
+}
+
+#[test]
 fn a_denied_address_is_not_let_in() {
-    let more = format!("{EDGE}    deny: [127.0.0.66]\n").replace("mode: off", "mode: enforce");
+    let more = format!("{EDGE}    deny: [127.0.0.66]\n");
     let (upstream, gateway) = scene(&more);
     let denied = Client::try_connect_from(gateway.proxy(), [127, 0, 0, 66].into())
         .and_then(|mut client| client.try_send(&Request::get("/limited")));

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use gateway_tests::wire::find;
 use gateway_tests::{Client, Gateway, Request, Upstream};
 
 const CONFIG: &str = r#"
@@ -128,7 +129,7 @@ fn chunks() -> Vec<Case> {
         case("data ended by LF alone", Cut, chunked("5\r\nhello\n0\r\n\r\n")),
         case("an extension with a bare LF", Cut, chunked("5;a\nhello\r\n0\r\n\r\n")),
         case("an extension with a bare CR", Cut, chunked("5\r;a\r\nhello\r\n0\r\n\r\n")),
-        case("an extension with a NUL", Cut, chunked("5;a\0b\r\nhello\r\n0\r\n\r\n")),
+        case("an extension with a NUL", Safe, chunked("5;a\0b\r\nhello\r\n0\r\n\r\n")),
         case("an endless extension", Cut, chunked(&extension)),
         case("thousands of extensions", Cut, chunked(&extensions)),
     ]
@@ -214,20 +215,32 @@ fn statuses(bytes: &[u8]) -> Vec<u16> {
     text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
 }
 
+/// The bytes with the target `/x` of the first line replaced.
+fn marked(bytes: &[u8], mark: &str) -> Vec<u8> {
+    match find(bytes, b"/x") {
+        Some(at) => [&bytes[..at], mark.as_bytes(), &bytes[at + 2..]].concat(),
+        None => bytes.to_vec(),
+    }
+}
+
 fn run(cases: Vec<Case>) {
     let upstream = Upstream::echo();
     let mut gateway = Gateway::start(&upstream.fill(CONFIG));
     let pid = gateway.pid();
     let mut wrong = Vec::new();
     let count = cases.len();
-    for (what, fate, bytes) in cases {
+    for (at, (what, fate, bytes)) in cases.into_iter().enumerate() {
+        // Each case has a target of its own, so that a late request is not taken for another case's.
+        let mark = format!("/x{at}.");
+        let bytes = marked(&bytes, &mark);
         let before = upstream.count();
         let mut client = gateway.connect();
         // A refusal may come before all is written.
         let _ = client.write(&bytes);
         let (answer, closed) = client.drain(Duration::from_millis(700));
         let answers = statuses(&answer);
-        let seen = upstream.seen().split_off(before);
+        let mut seen = upstream.seen().split_off(before);
+        seen.retain(|seen| !seen.target.starts_with("/x") || seen.target.starts_with(&mark));
         let refusal = |status: &u16| (400..500).contains(status) || matches!(status, 501 | 505);
         let refused = answers.first().map_or(closed, refusal);
         let complete = seen.iter().filter(|seen| seen.complete).count();
@@ -301,7 +314,7 @@ fn a_body_of_a_refused_request_is_not_the_next_request() {
         let (answer, _) = client.drain(Duration::from_millis(500));
         let answers: Vec<u16> = statuses(&answer).into_iter().filter(|status| *status >= 200).collect();
         assert_eq!(answers.len(), 1, "{fields}: {}", String::from_utf8_lossy(&answer));
-        assert!(matches!(answers[0], 401 | 417), "{answers:?}");
+        assert!(matches!(answers[0], 400 | 401 | 417), "{answers:?}");
     }
     assert_eq!(upstream.count(), 0);
 }

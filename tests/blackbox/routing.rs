@@ -243,7 +243,7 @@ fn what_has_no_service_says_so() {
         r#"
 _format_version: "3.0"
 services:
-- { name: off, url: @UP@, enabled: false, routes: [{ paths: [/disabled] }] }
+- { name: disabled, url: @UP@, enabled: false, routes: [{ paths: [/disabled] }] }
 routes:
 - { name: lonely, paths: [/lonely] }
 "#,

@@ -78,7 +78,7 @@ fn what_is_not_built_yet_is_named_and_the_rest_runs_on_demand() {
     let exit = command(&["check", name]);
     assert_eq!(exit.code, Some(2), "{}", exit.stderr);
     let line = exit.stderr.lines().find(|line| line.contains("redis")).unwrap_or_default();
-    assert!(line.starts_with(&format!("{name}:15:15: ")), "{}", exit.stderr);
+    assert!(line.starts_with(&format!("{name}:16:7: ")), "{}", exit.stderr);
     assert!(line.contains("not yet supported"), "{line}");
     assert_eq!(command(&["check", name, "--allow-unsupported"]).code, Some(0));
 

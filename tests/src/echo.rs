@@ -23,8 +23,10 @@ pub fn answer(seen: &Seen) -> Answer {
         return Answer::Tunnel(handshake(seen));
     }
     let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
-    if let Some(status) = path.strip_prefix("/status/").and_then(|text| text.parse().ok()) {
-        let body = json!({ "code": status, "message": "as asked" }).to_string();
+    if let Some(status) = path.strip_prefix("/status/").and_then(|text| text.parse::<u16>().ok()) {
+        let mut body = describe(seen);
+        body["code"] = status.into();
+        let body = body.to_string();
         let body = if status == 204 || status == 304 { "" } else { &body };
         return reply(seen, status, &[("Content-Type", "application/json")], body.as_bytes());
     }

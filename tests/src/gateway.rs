@@ -338,7 +338,7 @@ impl Drop for Gateway {
         if thread::panicking() {
             eprintln!("--- the gateway's stderr ---\n{}", self.output.stderr());
             let out = self.output.stdout();
-            let tail = out.len().saturating_sub(4000);
+            let tail = out.len().saturating_sub(1500);
             eprintln!("--- the end of its stdout ---\n{}", out.get(tail..).unwrap_or(&out));
         }
     }

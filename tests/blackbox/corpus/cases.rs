@@ -102,7 +102,7 @@ fn one(case: &Value, echo: &Upstream, always: &Upstream) -> End {
     let tokens = tokens::made(case);
     let steps = case["steps"].as_array().cloned().unwrap_or_else(|| vec![case.clone()]);
     for (at, step) in steps.iter().enumerate() {
-        let step = tokens::put(step, &tokens);
+        let step = here(&tokens::put(step, &tokens), echo, &gateway);
         let mut wrong = Vec::new();
         let mut attempt = || {
             wrong = match ask(&gateway, &step["request"]) {
@@ -138,6 +138,19 @@ fn settle(config: &Value, echo: &Upstream, always: &Upstream) -> Value {
         }
     }
     config
+}
+
+/// The step with the ports that it names as they are here; 9000 is the proxy's own.
+fn here(step: &Value, echo: &Upstream, gateway: &Gateway) -> Value {
+    match step {
+        Value::String(text) => text.replace(&format!("127.0.0.1:{ECHO_PORT}"), &echo.address().to_string()).into(),
+        Value::Number(number) if number.as_u64() == Some(9000) => gateway.proxy().port().into(),
+        Value::Array(items) => items.iter().map(|item| here(item, echo, gateway)).collect(),
+        Value::Object(fields) => {
+            Value::Object(fields.iter().map(|(name, field)| (name.clone(), here(field, echo, gateway))).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// The text of the file: `config` with the settings of kong.conf that matter to it.

@@ -51,7 +51,10 @@ fn upstream(expected: &Value, echo: &Value, out: &mut Vec<String>) {
     check("upstream query", &expected["query"], &|name| echo["uri_args"].get(name).cloned(), out);
     let form = |name: &str| echo["post_data"]["params"].get(name).cloned();
     check("upstream form", &expected["form"], &form, out);
-    let anywhere = |path: &str| at(echo, path).or_else(|| at(&echo["post_data"], path)).cloned();
+    let anywhere = |path: &str| match path {
+        "data" => echo["post_data"].get("text").cloned(),
+        path => at(echo, path).or_else(|| at(&echo["post_data"], path)).cloned(),
+    };
     check("upstream", &expected["echo"], &anywhere, out);
 }
 
@@ -62,6 +65,12 @@ fn check(what: &str, conditions: &Value, find: &dyn Fn(&str) -> Option<Value>, o
     let there = |name: &str| find(name).filter(|value| !value.is_null());
     let shown = |name: &str| there(name).map_or("absent".to_owned(), |value| short(&value.to_string()));
     for (name, value) in named("equal") {
+        if value.get("$null").is_some() {
+            if there(&name).is_some() {
+                out.push(format!("{what} {name} is {} not null", shown(&name)));
+            }
+            continue;
+        }
         if !there(&name).is_some_and(|found| equal(&found, &value)) {
             out.push(format!("{what} {name} is {} not {value}", shown(&name)));
         }
