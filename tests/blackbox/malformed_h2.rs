@@ -117,7 +117,7 @@ fn a_good_header_block_passes_the_same_way() {
     for fields in [with(&[]), with(&[(b"te", b"trailers")]), vec![METHOD, SCHEME, PATH, (b"host", b"a.test")]] {
         let mut frames = Frames::connect(gateway.proxy()).unwrap();
         frames.headers(1, &fields, END_STREAM).unwrap();
-        assert_eq!(frames.outcome(1), Outcome::Status(200));
+        assert_eq!(frames.outcome(1), Outcome::Status(200), "{fields:?}");
     }
     assert!(upstream.seen().iter().all(|seen| seen.faults.is_empty()));
 }
