@@ -117,6 +117,20 @@ fn an_upstream_that_is_gone_opens_it() {
 }
 
 #[test]
+fn an_upstream_that_never_answers_opens_it() {
+    let upstream = Upstream::new(|_| Answer::Hang);
+    let text = upstream
+        .fill(CONFIG)
+        .replace("- name: shaky\n", "- name: shaky\n  read_timeout: 200\n  write_timeout: 200\n  retries: 0\n");
+    let gateway = Gateway::start(&text.replace("minimum_requests: 4", "minimum_requests: 2"));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        assert_eq!(client.get("/shaky").expect(504).header("x-circuit-breaker"), None);
+    }
+    assert_eq!(client.get("/shaky").expect(503).header("x-circuit-breaker"), Some("open"));
+}
+
+#[test]
 fn few_failures_among_many_successes_change_nothing() {
     let scene = scene();
     scene.broken.store(false, Ordering::SeqCst);
