@@ -33,24 +33,37 @@ const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
 /// A position in a frame that cannot be read past its end.
-pub trait Cursor<'a>: Copy {
-    /// The next `N` bytes, if the frame has them.
-    fn bytes<const N: usize>(self) -> Option<&'a [u8; N]>;
-    /// The position `count` bytes on; it may lie past the end, where nothing can be read.
+pub trait Cursor: Copy {
+    /// The next `N` bytes, if the frame has them. By value: an optional reference is told apart by comparing it with
+    /// null, and the verifier lets only privileged programs compare a pointer into a packet with a number.
+    fn bytes<const N: usize>(self) -> Option<[u8; N]>;
+    /// The position `count` bytes on; it may lie past the end, where nothing can be read. `count` must be known when
+    /// the program is compiled.
     fn skip(self, count: usize) -> Self;
+    /// The same for a distance that the frame itself names. Another type, because the verifier lets only privileged
+    /// programs (CAP_PERFMON) add a number that it does not know to a pointer into a packet.
+    type Far: Cursor<Far = Self::Far>;
+    /// The position `count` bytes on.
+    fn jump(self, count: usize) -> Self::Far;
 }
 
 /// A whole frame in memory, for tests and for user space.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a>(pub &'a [u8]);
 
-impl<'a> Cursor<'a> for Frame<'a> {
-    fn bytes<const N: usize>(self) -> Option<&'a [u8; N]> {
-        self.0.first_chunk()
+impl Cursor for Frame<'_> {
+    fn bytes<const N: usize>(self) -> Option<[u8; N]> {
+        self.0.first_chunk().copied()
     }
 
     fn skip(self, count: usize) -> Self {
         Frame(self.0.get(count..).unwrap_or_default())
+    }
+
+    type Far = Self;
+
+    fn jump(self, count: usize) -> Self {
+        self.skip(count)
     }
 }
 
@@ -93,7 +106,7 @@ pub enum Unparsed {
 /// # Errors
 /// Anything but a TCP or UDP header that can be read in full up to what [`Packet`] needs.
 #[inline(always)]
-pub fn parse<'a>(frame: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+pub fn parse(frame: impl Cursor) -> Result<Packet, Unparsed> {
     let ethernet = frame.bytes::<14>().ok_or(Unparsed::Malformed)?;
     let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     let mut at = frame.skip(14);
@@ -121,7 +134,7 @@ const fn is_tag(ethertype: u16) -> bool {
 
 /// RFC 791 §3.1.
 #[inline(always)]
-fn ipv4<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+fn ipv4(at: impl Cursor) -> Result<Packet, Unparsed> {
     let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
     let header_bytes = usize::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_bytes < 20 {
@@ -132,12 +145,15 @@ fn ipv4<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
     if fragment_offset != 0 {
         return Err(Unparsed::Fragment);
     }
-    transport(at.skip(header_bytes), header[9], address)
+    if header_bytes == 20 {
+        return transport(at.skip(20), header[9], address);
+    }
+    transport(at.jump(header_bytes), header[9], address)
 }
 
 /// RFC 8200 §3, §4.
 #[inline(always)]
-fn ipv6<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
+fn ipv6(at: impl Cursor) -> Result<Packet, Unparsed> {
     let h = at.bytes::<40>().ok_or(Unparsed::Malformed)?;
     if h[0] >> 4 != 6 {
         return Err(Unparsed::Malformed);
@@ -146,8 +162,19 @@ fn ipv6<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
         [h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15]],
         [h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23]],
     );
-    let mut next = h[6];
-    let mut at = at.skip(40);
+    if !is_extension(h[6]) {
+        return transport(at.skip(40), h[6], address);
+    }
+    extensions(at.jump(40), h[6], address)
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6)
+}
+
+#[inline(always)]
+fn extensions<C: Cursor<Far = C>>(mut at: C, mut next: u8, address: Address) -> Result<Packet, Unparsed> {
     for _ in 0..EXTENSIONS_MAX {
         let extension_bytes = match next {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 => {
@@ -171,18 +198,16 @@ fn ipv6<'a>(at: impl Cursor<'a>) -> Result<Packet, Unparsed> {
             }
             _ => return transport(at, next, address),
         };
-        at = at.skip(extension_bytes);
+        at = at.jump(extension_bytes);
     }
-    match next {
-        HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 | AUTHENTICATION | FRAGMENT => {
-            Err(Unparsed::ManyExtensions)
-        }
-        _ => transport(at, next, address),
+    if is_extension(next) {
+        return Err(Unparsed::ManyExtensions);
     }
+    transport(at, next, address)
 }
 
 #[inline(always)]
-fn transport<'a>(at: impl Cursor<'a>, protocol: u8, address: Address) -> Result<Packet, Unparsed> {
+fn transport(at: impl Cursor, protocol: u8, address: Address) -> Result<Packet, Unparsed> {
     match protocol {
         TCP => {
             let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;

@@ -16,7 +16,7 @@ use gateway_common::{judge::judge, packet::parse};
 /// The entry point. `frags`: frames larger than a page (jumbo, GRO) may come in parts.
 #[xdp(frags)]
 pub fn gateway(ctx: XdpContext) -> u32 {
-    let parsed = parse(frame::InFrame::new(&ctx));
+    let parsed = parse(frame::Near::new(&ctx));
     let frame_bytes = frame::bytes(&ctx);
     let judgement = judge(&tables::Maps, parsed, frame_bytes);
     tally::count(judgement.outcome, frame_bytes);

@@ -13,8 +13,8 @@ use aya_ebpf::{
 use gateway_common::{
     judge::Tables,
     map::{
-        CELLS_DEFAULT, Cell, Counter, EVENTS_BYTES, LIST_ENTRIES_MAX, LISTENERS_WORDS, PULSE_WORDS,
-        Settings, VERDICTS_DEFAULT, Verdict, listener_bit,
+        CELLS_DEFAULT, Cell, Counter, EVENTS_BYTES, LIST_ENTRIES_MAX, LISTENERS_WORDS, PULSE_WORDS, Settings,
+        VERDICTS_DEFAULT, Verdict, listener_bit,
     },
     reason,
     source::{Address, Source},

@@ -34,12 +34,7 @@ pub fn count(outcome: Outcome, frame_bytes: u64) {
 
 /// Sends an event unless there were enough of them.
 #[inline(always)]
-pub fn sample(
-    ctx: &XdpContext,
-    judgement: &Judgement,
-    parsed: Result<Packet, Unparsed>,
-    frame_bytes: u64,
-) {
+pub fn sample(ctx: &XdpContext, judgement: &Judgement, parsed: Result<Packet, Unparsed>, frame_bytes: u64) {
     let Ok(packet) = parsed else { return };
     if !is_due(judgement.now_ns) {
         return;

@@ -1,6 +1,6 @@
 //! The parser against frames whose content is known and against etherparse reading the same bytes.
 
-use std::{format, vec, vec::Vec};
+use std::{vec, vec::Vec};
 
 use super::*;
 use etherparse::{LaxSlicedPacket, NetSlice, SlicedPacket, TransportSlice};
@@ -222,7 +222,7 @@ fn noise_never_reads_otherwise_than_etherparse_reads_it() {
         };
         if let (Ok(packet), Some(TransportSlice::Tcp(tcp))) = (ours, &theirs.transport) {
             let want = (net, tcp.destination_port(), tcp.syn() && !tcp.ack());
-            assert_eq!((packet.address, packet.port, packet.opens), want, "frame {seed}: {}", format!("{frame:02x?}"));
+            assert_eq!((packet.address, packet.port, packet.opens), want, "frame {seed}: {frame:02x?}");
             compared += 1;
         }
     }

@@ -154,7 +154,7 @@ fn listen_of(text: &str) -> Result<Listen, String> {
 }
 
 fn admin(fields: &Fields<'_>, env: &Environment) -> Option<SocketAddr> {
-    let given = fields.string("admin");
+    let given = fields.string_or_off("admin");
     let place = fields.place_of("admin");
     let text = match (&env.admin_listen, given) {
         // Kong's variable may list a TLS twin: the first plain address is ours.
@@ -213,7 +213,7 @@ fn networks<'a>(fields: &Fields<'a>, name: &'a str) -> Vec<IpNet> {
 }
 
 fn access_log(fields: &Fields<'_>) -> Option<Sink> {
-    match fields.string("access_log").as_deref() {
+    match fields.string_or_off("access_log").as_deref() {
         Some("off") => None,
         None | Some("stdout") => Some(Sink::Stdout),
         Some("stderr") => Some(Sink::Stderr),
@@ -244,8 +244,10 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
     let modes = [("off", Mode::Off), ("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
     let defaults = Policy::default();
     let interfaces = edge.strings("interfaces").unwrap_or_default();
+    // YAML 1.1 reads a bare `off` as false.
+    let off = edge.node("mode").is_some_and(|n| matches!(n.value, crate::document::Value::Bool(false)));
     let policy = Policy {
-        mode: edge.choice("mode", &modes).unwrap_or(Mode::Enforce),
+        mode: if off { Mode::Off } else { edge.choice("mode", &modes).unwrap_or(Mode::Enforce) },
         interfaces: interfaces.into_iter().map(|(_, name)| name).collect(),
         allow_generic: edge.boolean("allow_generic").unwrap_or(false),
         hold: edge.boolean("hold").unwrap_or(false),

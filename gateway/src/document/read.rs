@@ -87,6 +87,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A string among which `off` has a meaning; YAML 1.1 reads a bare `off` as false.
+    pub fn string_or_off(&self, name: &'a str) -> Option<String> {
+        match self.node(name)?.value {
+            Value::Bool(false) => Some("off".to_owned()),
+            _ => self.string(name),
+        }
+    }
+
     /// A string that must be given.
     pub fn required_string(&self, name: &'a str) -> Option<String> {
         self.require(name);

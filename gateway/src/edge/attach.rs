@@ -8,7 +8,7 @@ use aya::{
 };
 use gateway_common::map::name;
 
-use super::{link::xdp_program, maps::Maps};
+use super::{host::loads_without_barriers, link::xdp_program, maps::Maps};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("gateway.bpf.o");
 
@@ -41,6 +41,7 @@ pub(super) struct Trouble {
 pub(super) struct Attached {
     pub interface: String,
     pub guard: Guard,
+    index: u32,
     /// Detaches when it is dropped, or when the process ends however it ends.
     _link: FdLink,
 }
@@ -49,6 +50,8 @@ pub(super) struct Kernel {
     ebpf: Ebpf,
     pub attached: Vec<Attached>,
     pub troubles: Vec<Trouble>,
+    /// What works, but could work better.
+    pub advice: Option<Trouble>,
 }
 
 impl Kernel {
@@ -61,7 +64,19 @@ impl Kernel {
             .map_err(|error| not_loaded(&error))?;
         xdp(&mut ebpf).and_then(Xdp::load).map_err(|error| not_loaded(&error.into()))?;
         let (maps, events) = Maps::take(&mut ebpf).map_err(|error| not_loaded(&error.into()))?;
-        Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new() }, maps, events))
+        let advice = (!loads_without_barriers()).then(|| Trouble {
+            interface: None,
+            problem: "slow_program",
+            detail: "loaded without CAP_PERFMON, so the kernel put barriers against speculation into the program"
+                .into(),
+            remedy: "add CAP_PERFMON: the program costs a fifth then",
+        });
+        Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new(), advice }, maps, events))
+    }
+
+    /// Lets go of interfaces that are gone, or whose name belongs to another one now.
+    pub fn let_go(&mut self) {
+        self.attached.retain(|one| nix::net::if_::if_nametoindex(one.interface.as_str()) == Ok(one.index));
     }
 
     /// Attaches to what is wanted and not attached yet, and leaves what is no longer wanted.
@@ -103,14 +118,14 @@ fn attach_one(ebpf: &mut Ebpf, interface: &str, allow_generic: bool) -> Result<A
         Err(error) => return Err(trouble("unknown_state", error.to_string(), "see the kernel's log")),
     }
     let native = match link(ebpf, index, XdpMode::Driver) {
-        Ok(link) => return Ok(Attached { interface: interface.to_owned(), guard: Guard::Native, _link: link }),
+        Ok(link) => return Ok(Attached { interface: interface.to_owned(), guard: Guard::Native, index, _link: link }),
         Err(failure) => failure,
     };
     if !allow_generic || !native.may_be_generic {
         return Err(trouble(native.problem, native.detail, native.remedy));
     }
     match link(ebpf, index, XdpMode::Skb) {
-        Ok(link) => Ok(Attached { interface: interface.to_owned(), guard: Guard::Generic, _link: link }),
+        Ok(link) => Ok(Attached { interface: interface.to_owned(), guard: Guard::Generic, index, _link: link }),
         Err(failure) => Err(trouble(failure.problem, failure.detail, failure.remedy)),
     }
 }

@@ -7,14 +7,17 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use gateway_common::{Ceiling, Source, map::Verdict};
+use gateway_common::{
+    Ceiling, Source,
+    map::{LIST_ENTRIES_MAX, Verdict},
+};
 use ipnet::IpNet;
 
 use super::{
     attach::{Guard, Kernel, Trouble},
     events::Events,
     host::vital_addresses,
-    ladder::{Decision, Eligibility, Ladder, Rung},
+    ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
     reconcile::{Wanted, Writer},
     report::{Desk, GoodTold, OffenceTold},
@@ -25,6 +28,8 @@ use super::{
 const HISTORY_MAX: usize = 1_000;
 /// Samples read at once.
 const SAMPLES_AT_ONCE: usize = 1_024;
+/// Seconds between two looks at the interfaces.
+const LOOK_EVERY_TICKS: u64 = 5;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +64,8 @@ pub(super) struct Control {
     pub kernel: Option<Kernel>,
     /// Why there is no kernel program, if one was asked for.
     pub load_trouble: Option<Trouble>,
+    /// Lists that are longer than the kernel's.
+    list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
     pub needs_restart: bool,
     pub history: VecDeque<Decision>,
@@ -67,27 +74,33 @@ pub(super) struct Control {
     ring: Option<RingBuf<MapData>>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
+    /// Addresses that the host itself needs.
+    pub vital: Vec<IpNet>,
+    ticks: u64,
     seed: [u64; 2],
 }
 
 impl Control {
     pub fn new(policy: Policy, desk: Arc<Desk>, standings: Arc<Standings>, seed: [u64; 2]) -> Self {
         let ladder = Ladder::new(policy.ladder.clone().unwrap_or_default());
-        let writer = Writer::new(standings.clone(), wanted(&Policy::default(), seed));
+        let writer = Writer::new(standings.clone(), wanted(&Policy::default(), &[], seed));
         let mut control = Self {
-            policy: Policy { cells: policy.cells, verdicts_max: policy.verdicts_max, ..Policy::default() },
+            policy: Policy::default(),
             desk,
             standings,
             ladder,
             writer,
             kernel: None,
             load_trouble: None,
+            list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
             decisions: 0,
             events: Events::default(),
             ring: None,
             spared: Vec::new(),
+            vital: Vec::new(),
+            ticks: 0,
             seed,
         };
         control.apply(policy);
@@ -96,14 +109,19 @@ impl Control {
 
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
-        self.needs_restart = (policy.cells, policy.verdicts_max) != (self.policy.cells, self.policy.verdicts_max);
-        (policy.cells, policy.verdicts_max) = (self.policy.cells, self.policy.verdicts_max);
+        // A loaded program's tables cannot be resized.
+        let sizes = (self.policy.cells, self.policy.verdicts_max);
+        self.needs_restart = self.kernel.is_some() && sizes != (policy.cells, policy.verdicts_max);
+        if self.needs_restart {
+            (policy.cells, policy.verdicts_max) = sizes;
+        }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
             self.forget_verdicts();
         }
         self.policy = policy;
-        self.spared = self.policy.never_drop.iter().chain(&self.policy.trusted).map(Prefix::new).collect();
+        self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
+        self.spared = self.spared();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -111,26 +129,52 @@ impl Control {
         self.desk.v6_prefix.store(self.policy.v6_prefix, Ordering::Relaxed);
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
-        self.writer.want(wanted(&self.policy, self.seed));
         self.announce();
+    }
+
+    /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
+    /// address by address, on the never-drop list, but not all its neighbours.
+    fn spared(&self) -> Vec<Prefix> {
+        let vital = self.vital.iter().filter(|net| net.addr().is_ipv4());
+        self.policy.never_drop.iter().chain(&self.policy.trusted).chain(vital).map(Prefix::new).collect()
     }
 
     /// Loads and attaches, or detaches, as the policy says.
     fn guard(&mut self) {
-        let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty();
+        let wanted = wanted(&self.policy, &self.vital, self.seed);
+        // An address that the list has no room for could be dropped: then rather no program.
+        let is_safe = wanted.never_drop.len() <= LIST_ENTRIES_MAX as usize;
+        self.list_troubles = list_troubles(&wanted);
+        let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty() && is_safe;
         if !wants_kernel {
             self.unload();
         } else if self.kernel.is_none() {
             self.load();
         }
         // The program must know its rules before the first packet meets it.
-        self.writer.want(wanted(&self.policy, self.seed));
+        self.writer.want(wanted);
         self.writer.beat(crate::clock::monotonic_ns());
+        self.attach();
+    }
+
+    fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
             kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+    }
+
+    /// Interfaces come and go: what is gone is let go, what has come is attached to.
+    fn look_after_interfaces(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let names = |kernel: &Kernel| kernel.attached.iter().map(|one| one.interface.clone()).collect::<Vec<_>>();
+        let before = names(kernel);
+        kernel.let_go();
+        self.attach();
+        if self.kernel.as_ref().map(names) != Some(before) {
+            self.announce();
+        }
     }
 
     fn load(&mut self) {
@@ -170,10 +214,25 @@ impl Control {
     }
 
     pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
-        self.load_trouble.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+        self.list_troubles
+            .iter()
+            .chain(&self.load_trouble)
+            .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+    }
+
+    pub fn advice(&self) -> Option<&Trouble> {
+        self.kernel.as_ref().and_then(|kernel| kernel.advice.as_ref())
     }
 
     fn announce(&self) {
+        if let Some(advice) = self.advice() {
+            tracing::warn!(
+                problem = advice.problem,
+                detail = advice.detail,
+                remedy = advice.remedy,
+                "the edge is slow"
+            );
+        }
         for trouble in self.troubles() {
             tracing::warn!(
                 interface = trouble.interface.as_deref().unwrap_or("-"),
@@ -221,12 +280,14 @@ impl Control {
         }
     }
 
-    fn carry_out(&mut self, decision: Decision) {
+    fn carry_out(&mut self, mut decision: Decision) {
         // A degraded source needs a place in the workers' table only; that table too is bounded.
         let has_place = self.writer.desired().len() < self.policy.verdicts_max as usize
             || self.writer.desired().contains_key(&decision.source);
         if has_place {
             self.writer.decide(decision.source, verdict(&decision));
+        } else {
+            decision.held = Some(Held::Full);
         }
         tracing::info!(
             decision = decision.id,
@@ -251,6 +312,10 @@ impl Control {
     /// Once a second.
     pub fn tick(&mut self, now_ns: u64) {
         self.read_ring();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
+            self.look_after_interfaces();
+        }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
     }
@@ -288,21 +353,29 @@ fn verdict(decision: &Decision) -> Option<Verdict> {
     })
 }
 
+fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
+    let lists = [
+        ("never_drop", &wanted.never_drop, "no program is loaded; name fewer or wider prefixes"),
+        ("deny", &wanted.deny, "the kernel denies the first ones only; name fewer or wider prefixes"),
+    ];
+    let too_long = lists.into_iter().filter(|(_, list, _)| list.len() > LIST_ENTRIES_MAX as usize);
+    let trouble = |(name, list, remedy): (&str, &Vec<IpNet>, &'static str)| Trouble {
+        interface: None,
+        problem: "list_too_long",
+        detail: format!("{name} has {} prefixes, the kernel's list holds {LIST_ENTRIES_MAX}", list.len()),
+        remedy,
+    };
+    too_long.map(trouble).collect()
+}
+
 /// The number of cells that holds at least `wanted`.
 pub(super) fn cells(wanted: u32) -> u32 {
     const CELLS_MAX: u32 = 1 << 24;
     wanted.clamp(1, CELLS_MAX).next_power_of_two()
 }
 
-fn wanted(policy: &Policy, seed: [u64; 2]) -> Wanted {
-    let is_off = policy.mode == Mode::Off;
-    let never_drop: Vec<IpNet> = policy
-        .never_drop
-        .iter()
-        .chain(&policy.trusted)
-        .copied()
-        .chain(if is_off { vec![] } else { vital_addresses() })
-        .collect();
+fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted {
+    let never_drop: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).chain(vital).copied().collect();
     let mut ports = policy.ports.clone();
     ports.sort_unstable();
     ports.dedup();

@@ -21,6 +21,8 @@ use crate::clock::monotonic_ns;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Offences taken at once: between two batches the heart must beat.
 const BATCH: usize = 256;
+/// Tallies taken at once, for the same reason.
+const GOODS_AT_ONCE: usize = 16_384;
 
 /// The kernel edge, its ladder and its user-space twin.
 pub struct Edge {
@@ -70,13 +72,7 @@ impl Edge {
                 _ = heartbeat.tick() => {
                     self.beat(&inbox);
                 }
-                count = inbox.offences.recv_many(&mut offences, BATCH) => {
-                    self.hear(&inbox, &mut offences);
-                    if count == 0 {
-                        // Nobody can report any more; the heart beats on.
-                        heartbeat.tick().await;
-                    }
-                }
+                _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
             }
         }
         self.stop();
@@ -114,7 +110,7 @@ impl Edge {
 
     fn beat(&self, inbox: &Inbox) {
         let mut control = self.control();
-        for told in inbox.goods.try_iter() {
+        for told in inbox.goods.try_iter().take(GOODS_AT_ONCE) {
             control.hear_good(&told);
         }
         control.tick(monotonic_ns());
@@ -123,7 +119,7 @@ impl Edge {
     /// Good answers first: they may speak for somebody whom the next offence would cut off.
     fn hear(&self, inbox: &Inbox, offences: &mut Vec<OffenceTold>) {
         let mut control = self.control();
-        for told in inbox.goods.try_iter() {
+        for told in inbox.goods.try_iter().take(GOODS_AT_ONCE) {
             control.hear_good(&told);
         }
         for told in offences.drain(..) {

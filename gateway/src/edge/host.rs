@@ -32,6 +32,17 @@ fn own_addresses() -> Vec<IpAddr> {
         .collect()
 }
 
+/// Whether the kernel takes a program that this thread loads without barriers against speculation: the program that
+/// two capabilities load costs some five times as much a packet (capabilities(7): CAP_PERFMON, or CAP_SYS_ADMIN).
+pub(super) fn loads_without_barriers() -> bool {
+    const PERFMON: u32 = 38;
+    const SYS_ADMIN: u32 = 21;
+    let status = read("/proc/thread-self/status");
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    effective & (1 << PERFMON | 1 << SYS_ADMIN) != 0
+}
+
 /// proc_net(5): interface, destination, gateway, … in hexadecimal, in memory order.
 fn router_v4(line: &str) -> Option<IpAddr> {
     let mut fields = line.split_whitespace();

@@ -133,7 +133,7 @@ pub struct LadderPolicy {
     pub memory: Duration,
     /// How long a neighbour's good answers protect the source they share.
     pub neighbour_window: Duration,
-    /// Sources watched at once.
+    /// Sources watched at once: some 800 bytes each, taken when they are first seen.
     pub sources_max: u32,
 }
 

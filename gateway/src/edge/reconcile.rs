@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use aya::maps::MapError;
 use gateway_common::{
     Source,
     map::{HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, LIST_ENTRIES_MAX, Settings, Verdict, rung},
@@ -90,6 +91,10 @@ impl Writer {
         self.settings = None;
         self.applied.clear();
         (self.ports, self.never_drop, self.deny) = (Vec::new(), Vec::new(), Vec::new());
+        if self.standings.is_killed() {
+            // The switch outlives a reload.
+            self.kill(true);
+        }
     }
 
     pub fn kernel(&self) -> Option<&Maps> {
@@ -196,45 +201,23 @@ impl Writer {
             List::NeverDrop => (&self.wanted.never_drop, &mut self.never_drop),
             List::Deny => (&self.wanted.deny, &mut self.deny),
         };
+        let wanted = &wanted[..wanted.len().min(LIST_ENTRIES_MAX as usize)];
         let Some(kernel) = &mut self.kernel else { return };
-        let mut failed = None;
-        for net in applied.clone().iter().filter(|net| !wanted.contains(net)) {
-            match kernel.strike_off(list, net) {
-                Ok(()) => applied.retain(|other| other != net),
-                Err(error) => failed = Some(error),
-            }
-        }
-        for net in wanted.iter().take(LIST_ENTRIES_MAX as usize) {
-            if applied.contains(net) {
-                continue;
-            }
-            match kernel.enlist(list, net) {
-                Ok(()) => applied.push(*net),
-                Err(error) => failed = Some(error),
-            }
-        }
-        self.note(failed.map(Err));
+        let result =
+            sync_entries(
+                wanted,
+                applied,
+                |net, add| {
+                    if add { kernel.enlist(list, net) } else { kernel.strike_off(list, net) }
+                },
+            );
+        self.note(Some(result));
     }
 
     fn sync_ports(&mut self) {
         let Some(kernel) = &mut self.kernel else { return };
-        let mut failed = None;
-        for port in self.ports.clone().iter().filter(|port| !self.wanted.ports.contains(port)) {
-            match kernel.protect(*port, false) {
-                Ok(()) => self.ports.retain(|other| other != port),
-                Err(error) => failed = Some(error),
-            }
-        }
-        for port in &self.wanted.ports {
-            if self.ports.contains(port) {
-                continue;
-            }
-            match kernel.protect(*port, true) {
-                Ok(()) => self.ports.push(*port),
-                Err(error) => failed = Some(error),
-            }
-        }
-        self.note(failed.map(Err));
+        let result = sync_entries(&self.wanted.ports, &mut self.ports, |port, add| kernel.protect(*port, add));
+        self.note(Some(result));
     }
 
     fn sync_settings(&mut self) {
@@ -272,13 +255,37 @@ impl Writer {
         self.note(Some(result));
     }
 
-    fn note(&mut self, result: Option<Result<(), aya::maps::MapError>>) {
+    fn note(&mut self, result: Option<Result<(), MapError>>) {
         if let Some(Err(error)) = result {
             self.failures += 1;
             self.last_failure = Some(error.to_string());
             tracing::warn!(error = %error, "a map of the edge could not be written");
         }
     }
+}
+
+/// Removes what is not wanted, then adds what is missing; `applied` is what holds afterwards, also if a write failed.
+fn sync_entries<T: Clone + PartialEq>(
+    wanted: &[T],
+    applied: &mut Vec<T>,
+    mut write: impl FnMut(&T, bool) -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    if *applied == wanted {
+        return Ok(());
+    }
+    for entry in applied.clone().iter().filter(|entry| !wanted.contains(entry)) {
+        write(entry, false)?;
+        applied.retain(|other| other != entry);
+    }
+    for entry in wanted {
+        if !applied.contains(entry) {
+            write(entry, true)?;
+            applied.push(entry.clone());
+        }
+    }
+    // In the order of the wish, so that the next look is one comparison.
+    *applied = wanted.to_vec();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -318,6 +325,22 @@ mod tests {
         }
         assert_eq!(plan(&desired, &applied), []);
         assert!(!applied.contains_key(&source(3)), "degraded is not the kernel's business");
+    }
+
+    #[test]
+    fn a_list_is_synced_and_a_failed_write_is_tried_again() {
+        let mut applied = vec![1, 2, 3];
+        let mut written = Vec::new();
+        let failing = |entry: &i32, _| if *entry == 5 { Err(MapError::ElementNotFound) } else { Ok(()) };
+        assert!(sync_entries(&[4, 2, 5], &mut applied, failing).is_err());
+        assert_eq!(applied, [2, 4]);
+        let mut write = |entry: &i32, add| {
+            written.push((*entry, add));
+            Ok(())
+        };
+        sync_entries(&[4, 2, 5], &mut applied, &mut write).unwrap();
+        sync_entries(&[4, 2, 5], &mut applied, &mut write).unwrap();
+        assert_eq!((applied, written), (vec![4, 2, 5], vec![(5, true)]));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The ladder's promises, one a test: who climbs, who never does, and for how long.
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -230,4 +232,9 @@ fn no_trace_of_a_million_decisions_drops_a_spared_address() {
             assert!(decision.rung <= Rung::Degraded);
         }
     }
+}
+
+#[test]
+fn a_watched_source_takes_what_the_policy_says() {
+    assert!(size_of::<Entry>() <= 768, "{}", size_of::<Entry>());
 }

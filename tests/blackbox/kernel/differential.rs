@@ -1,0 +1,178 @@
+//! The same frames through the program in the kernel and through the same function on the host: whatever the verifier,
+//! the JIT and the maps add must not show.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use gateway_common::{
+    Address, Ceiling, Source,
+    judge::{Tables, judge},
+    map::{Cell, HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, PULSE_KILL, RunMode, Settings, Verdict, name, rung},
+    packet::{Frame, parse},
+};
+
+use super::{
+    frames::{self, L4, PORT},
+    loaded::{Loaded, may_load, now_ns},
+};
+
+/// Frames compared in the normal run.
+const FRAMES: usize = 20_000;
+const MINUTE: u64 = 60_000_000_000;
+
+/// The host's tables: what the kernel's maps were filled with.
+struct Host {
+    settings: Settings,
+    now_ns: u64,
+    never_drop: Vec<(u128, u32)>,
+    deny: Vec<(u128, u32)>,
+    verdicts: HashMap<Source, Verdict>,
+    cells: Vec<Cell>,
+}
+
+fn bits(address: Address) -> u128 {
+    u128::from_be_bytes(address.octets())
+}
+
+fn holds(list: &[(u128, u32)], address: Address) -> bool {
+    list.iter().any(|(net, length)| (bits(address) ^ net).leading_zeros() >= *length)
+}
+
+impl Tables for Host {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+    fn pulse(&self, index: u32) -> u64 {
+        if index == PULSE_KILL { 0 } else { self.now_ns }
+    }
+    fn is_protected(&self, _protocol: u8, port: u16) -> bool {
+        port == PORT
+    }
+    fn is_never_drop(&self, address: Address) -> bool {
+        holds(&self.never_drop, address)
+    }
+    fn is_denied(&self, address: Address) -> bool {
+        holds(&self.deny, address)
+    }
+    fn verdict(&self, source: Source) -> Option<&Verdict> {
+        self.verdicts.get(&source)
+    }
+    fn cell(&self, index: u32) -> Option<&Cell> {
+        self.cells.get(index as usize)
+    }
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+    fn random(&self) -> u32 {
+        1
+    }
+    fn load(word: &AtomicU64) -> u64 {
+        word.load(Ordering::Relaxed)
+    }
+    fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64> {
+        word.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed).map(drop)
+    }
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Few sources and few shapes, so that every rule is met often.
+fn frame(dice: &mut Dice) -> Vec<u8> {
+    let port = [PORT, PORT, PORT, 22][dice.roll(4) as usize];
+    let l4 = [L4::Syn(port), L4::Ack(port), L4::Rst(port), L4::SynAck(port), L4::Udp(port)][dice.roll(5) as usize];
+    let host = dice.roll(8) as u8;
+    let destination: (u8, &[u8]) = (60, &[0; 14]);
+    let plain = match dice.roll(4) {
+        0 => frames::v6(&format!("2001:db8:0:{host}::{}", dice.roll(3)), &[], l4),
+        1 => frames::v6(&format!("2001:db8:0:{host}::1"), &vec![destination; dice.roll(8) as usize], l4),
+        2 => frames::v6(&format!("::ffff:192.0.2.{host}"), &[], l4),
+        _ => frames::v4([192, 0, 2, host], l4),
+    };
+    let mut frame = frames::tagged(&plain, &[0x8100, 0x88a8, 0x8100][..dice.roll(4) as usize]);
+    match dice.roll(10) {
+        // At least an Ethernet header, or the kernel refuses the run.
+        0 => frame.truncate(14 + dice.roll(frame.len() as u64 - 13) as usize),
+        1 => {
+            let at = 12 + dice.roll(frame.len() as u64 - 12) as usize;
+            frame[at] = dice.roll(256) as u8;
+        }
+        _ => {}
+    }
+    frame
+}
+
+fn set_up(loaded: &mut Loaded, mode: RunMode) -> Host {
+    let now = now_ns();
+    let mut host = Host {
+        settings: loaded.settings,
+        now_ns: now,
+        never_drop: Vec::new(),
+        deny: Vec::new(),
+        verdicts: HashMap::new(),
+        cells: (0..1_024).map(|_| Cell::default()).collect(),
+    };
+    let lists = [
+        (name::NEVER_DROP, "192.0.2.1", 128),
+        (name::NEVER_DROP, "2001:db8:0:1::1", 128),
+        (name::DENY, "192.0.2.2", 96 + 31),
+        (name::DENY, "2001:db8:0:2::", 63),
+    ];
+    for (list, address, length) in lists {
+        loaded.list(list, address, length);
+        let net = (bits(address.parse::<std::net::IpAddr>().expect("an address").into()), length);
+        if list == name::DENY { host.deny.push(net) } else { host.never_drop.push(net) }
+    }
+    let verdicts = [
+        ("192.0.2.1", rung::DROPPED, now + MINUTE),
+        ("192.0.2.4", rung::DROPPED, now + MINUTE),
+        ("192.0.2.5", rung::DROPPED, now - 1),
+        ("2001:db8:0:4::", rung::DROPPED, now + MINUTE),
+        ("2001:db8:0:1::", rung::DROPPED, now + MINUTE),
+    ];
+    for (address, rung, expiry_ns) in verdicts {
+        let verdict = Verdict { expiry_ns, decision: 1, rung, spare: 0, packets: Ceiling::UNLIMITED };
+        loaded.judge(address, verdict);
+        host.verdicts.insert(Source::new(address.parse().expect("an address"), 64), verdict);
+    }
+    // A ceiling that is spent in the first frames and hardly refills within the test.
+    loaded.settings.connections = Ceiling::new(1, 1_000_000);
+    loaded.settings.mode = mode as u32;
+    loaded.settings.lists = HAS_DENY | HAS_NEVER_DROP | HAS_VERDICTS;
+    loaded.apply();
+    host.settings = loaded.settings;
+    host
+}
+
+#[test]
+fn the_kernel_and_the_host_judge_every_frame_alike() {
+    if !may_load("kernel::differential") {
+        return;
+    }
+    for mode in [RunMode::Enforce, RunMode::Shadow] {
+        let mut loaded = Loaded::new(1_024, PORT);
+        loaded.settings.stale_ns = 0;
+        let host = set_up(&mut loaded, mode);
+        let mut dice = Dice(mode as u64);
+        let mut expected = HashMap::<&str, u64>::new();
+        for n in 0..FRAMES / 2 {
+            let frame = frame(&mut dice);
+            let outcome = judge(&host, parse(Frame(&frame)), frame.len() as u64).outcome;
+            *expected.entry(outcome.name()).or_default() += 1;
+            let (drops, _) = loaded.run(&frame, 1);
+            assert_eq!(drops, outcome.drops(), "frame {n}, {}: {frame:02x?}", outcome.name());
+        }
+        let counted: HashMap<&str, u64> =
+            loaded.counted().into_iter().map(|(word, counter)| (word, counter.packets)).collect();
+        assert_eq!(counted, expected);
+        assert!(counted.len() >= 10, "{counted:?}");
+    }
+}
