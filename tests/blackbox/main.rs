@@ -1,3 +1,49 @@
-//! Black-box tests.
+//! The black-box tests: one process of the real gateway for each scenario, real sockets on loopback.
+//! They know what `docs/` promises and what Kong's format means, and nothing of the code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic that says where")]
+
+// What an operator sees.
+mod access_log;
+mod admin;
+mod command_line;
+mod config_errors;
+mod drain;
+mod reload;
+
+// What clients and upstreams see.
+mod bodies;
+mod failures;
+mod forwarding;
+mod malformed;
+mod malformed_h2;
+mod protocols;
+mod routing;
+mod scopes;
+
+// One module a plugin, named as the plugin is.
+mod acl;
+mod circuit_breaker;
+mod correlation_id;
+mod cors;
+mod file_log;
+mod ip_restriction;
+mod jwt;
+mod key_auth;
+mod prometheus;
+mod rate_limiting;
+mod request_size_limiting;
+mod request_termination;
+mod request_transformer;
+mod response_transformer;
+
+// The kernel programs.
 mod kernel;
+
+// The harness itself.
+mod harness;
+
+// Abuse, and whole files as users have them.
+mod corpus;
+mod ladder;
+mod seed;

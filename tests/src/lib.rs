@@ -1,3 +1,29 @@
-//! What the black-box tests share.
+//! The harness of the black-box tests: the real binary, an upstream that remembers, a client that
+//! sends exactly what it is told. A scenario is four lines: upstream, gateway, client, assertion.
+//! It knows the gateway only by its command line, its files and its sockets.
 
+#![allow(missing_docs, reason = "a harness that only the tests beside it use")]
+
+pub mod absent;
+pub mod client;
+pub mod deadline;
+pub mod echo;
+pub mod gateway;
+pub mod h2;
+pub mod h2frames;
+pub mod json;
+pub mod jwt;
+pub mod listeners;
+pub mod message;
 pub mod netns;
+pub mod process;
+pub mod strict;
+pub mod tls;
+pub mod upstream;
+pub mod wire;
+
+pub use client::{Client, Request, send};
+pub use deadline::{eventually, fresh_minute, skip};
+pub use gateway::{Gateway, Setup};
+pub use message::Reply;
+pub use upstream::{Answer, Seen, Upstream};

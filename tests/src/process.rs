@@ -1,0 +1,75 @@
+//! A child process whose output is read as it comes, and its end. It knows nothing of what the process is.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::deadline::holds_within;
+
+/// How a run of the binary ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// What a process said so far, read by threads so that it never waits for a reader.
+pub struct Output {
+    stdout: Arc<Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
+    readers: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl Output {
+    pub fn of(child: &mut Child) -> Self {
+        let stdout = Arc::new(Mutex::new(String::new()));
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let out = child.stdout.take().expect("stdout is piped");
+        let err = child.stderr.take().expect("stderr is piped");
+        let readers = vec![follow(out, &stdout), follow(err, &stderr)];
+        Self { stdout, stderr, readers: Mutex::new(readers) }
+    }
+
+    pub fn stdout(&self) -> String {
+        self.stdout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads to the end of an ended process.
+    pub fn exit(&self, status: ExitStatus) -> Exit {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        for reader in readers.drain(..) {
+            reader.join().expect("the reader does not panic");
+        }
+        Exit { code: status.code(), stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+fn follow<R: Read + Send + 'static>(from: R, to: &Arc<Mutex<String>>) -> thread::JoinHandle<()> {
+    let to = Arc::clone(to);
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while let Ok(count @ 1..) = from.read_until(b'\n', &mut line) {
+            let text = String::from_utf8_lossy(&line[..count]).into_owned();
+            to.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            line.clear();
+        }
+    })
+}
+
+/// Waits for the end of a process; `None` if it still runs after `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let mut status = None;
+    holds_within(limit, || {
+        status = child.try_wait().unwrap_or_else(|error: io::Error| panic!("wait: {error}"));
+        status.is_some()
+    });
+    status
+}
