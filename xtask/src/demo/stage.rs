@@ -88,6 +88,9 @@ impl Stage {
     /// It did not answer, or not with JSON.
     pub fn admin(&self, gateway: &Gateway, path: &str) -> Result<Value> {
         let answer = self.ask(&self.gateway, gateway.admin, path, &[])?;
+        if answer.status != 200 {
+            bail!("{path}: {} {}", answer.status, answer.text());
+        }
         serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not JSON: {}", answer.text()))
     }
 
