@@ -1,80 +1,343 @@
-//! The control plane of the edge: one owner of everything that changes.
+//! The control plane's state: policy in, offences in, verdicts out. One owner behind one lock, which no worker takes.
 
-use std::{future::Future, net::IpAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
-use super::{Policy, Reporter, Standings, report};
+use aya::maps::{MapData, RingBuf};
+use gateway_common::{Ceiling, Source, map::Verdict};
+use ipnet::IpNet;
 
-/// One value for the metrics page.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Metric {
-    /// The metric's name, `gateway_edge_…`; a name that ends in `_total` is a counter, any other a gauge.
-    pub name: &'static str,
-    /// What it counts.
-    pub help: &'static str,
-    /// Label names and values.
-    pub labels: Vec<(&'static str, String)>,
-    /// The value.
-    pub value: f64,
+use super::{
+    attach::{Guard, Kernel, Trouble},
+    events::Events,
+    host::vital_addresses,
+    ladder::{Decision, Eligibility, Ladder, Rung},
+    policy::{Mode, Policy},
+    reconcile::{Wanted, Writer},
+    report::{Desk, GoodTold, OffenceTold},
+    userspace::{Prefix, Standings},
+};
+
+/// Decisions remembered.
+const HISTORY_MAX: usize = 1_000;
+/// Samples read at once.
+const SAMPLES_AT_ONCE: usize = 1_024;
+/// Seconds between two looks at the interfaces.
+const LOOK_EVERY_TICKS: u64 = 5;
+
+/// Who carries the decisions out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum InForce {
+    Off,
+    /// The workers alone.
+    Userspace,
+    /// Some interfaces by the kernel, the rest by the workers.
+    Partly,
+    Generic,
+    Native,
 }
 
-/// The control plane's handle of the edge.
-pub struct Edge {
-    desk: Arc<report::Desk>,
-    standings: Arc<Standings>,
+impl InForce {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Userspace => "userspace",
+            Self::Partly => "partly",
+            Self::Generic => "generic",
+            Self::Native => "native",
+        }
+    }
 }
 
-impl Edge {
-    /// Starts the edge. What cannot be attached is logged and shown in the status; it never stops the gateway.
-    #[must_use]
-    pub fn start(policy: Policy) -> Self {
-        let (desk, _inbox) = report::desk();
-        let _ = policy;
-        Self { desk, standings: Arc::new(Standings::new(0)) }
+pub(super) struct Control {
+    pub policy: Policy,
+    pub desk: Arc<Desk>,
+    pub standings: Arc<Standings>,
+    pub ladder: Ladder,
+    pub writer: Writer,
+    pub kernel: Option<Kernel>,
+    /// Why there is no kernel program, if one was asked for.
+    pub load_trouble: Option<Trouble>,
+    /// Of a policy that changed sizes: they are those of the start.
+    pub needs_restart: bool,
+    pub history: VecDeque<Decision>,
+    pub decisions: u64,
+    pub events: Events,
+    ring: Option<RingBuf<MapData>>,
+    /// Where verdicts must not go.
+    spared: Vec<Prefix>,
+    /// Addresses that the host itself needs.
+    pub vital: Vec<IpNet>,
+    ticks: u64,
+    seed: [u64; 2],
+}
+
+impl Control {
+    pub fn new(policy: Policy, desk: Arc<Desk>, standings: Arc<Standings>, seed: [u64; 2]) -> Self {
+        let ladder = Ladder::new(policy.ladder.clone().unwrap_or_default());
+        let writer = Writer::new(standings.clone(), wanted(&Policy::default(), &[], seed));
+        let mut control = Self {
+            policy: Policy { cells: policy.cells, verdicts_max: policy.verdicts_max, ..Policy::default() },
+            desk,
+            standings,
+            ladder,
+            writer,
+            kernel: None,
+            load_trouble: None,
+            needs_restart: false,
+            history: VecDeque::new(),
+            decisions: 0,
+            events: Events::default(),
+            ring: None,
+            spared: Vec::new(),
+            vital: Vec::new(),
+            ticks: 0,
+            seed,
+        };
+        control.apply(policy);
+        control
     }
 
-    /// A reporter for one worker.
-    #[must_use]
-    pub fn reporter(&self) -> Reporter {
-        Reporter::new(self.desk.clone())
+    /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
+    pub fn apply(&mut self, mut policy: Policy) {
+        self.needs_restart = (policy.cells, policy.verdicts_max) != (self.policy.cells, self.policy.verdicts_max);
+        (policy.cells, policy.verdicts_max) = (self.policy.cells, self.policy.verdicts_max);
+        if policy.v6_prefix != self.policy.v6_prefix {
+            // Sources of another width cannot be told from these.
+            self.forget_verdicts();
+        }
+        self.policy = policy;
+        self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
+        self.spared = self.spared();
+        if let Some(ladder) = &self.policy.ladder {
+            self.ladder.update(ladder.clone());
+        }
+        let open = self.policy.mode != Mode::Off && self.policy.ladder.is_some();
+        self.desk.v6_prefix.store(self.policy.v6_prefix, Ordering::Relaxed);
+        self.desk.open.store(open, Ordering::Relaxed);
+        self.guard();
+        self.announce();
     }
 
-    /// What the workers ask before they serve.
-    #[must_use]
-    pub fn standings(&self) -> Arc<Standings> {
-        self.standings.clone()
+    /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
+    /// address by address, on the never-drop list, but not all its neighbours.
+    fn spared(&self) -> Vec<Prefix> {
+        let vital = self.vital.iter().filter(|net| net.addr().is_ipv4());
+        self.policy.never_drop.iter().chain(&self.policy.trusted).chain(vital).map(Prefix::new).collect()
     }
 
-    /// Runs the control loop until `shutdown` resolves, then detaches everything.
-    pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
+    /// Loads and attaches, or detaches, as the policy says.
+    fn guard(&mut self) {
+        let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty();
+        if !wants_kernel {
+            self.unload();
+        } else if self.kernel.is_none() {
+            self.load();
+        }
+        // The program must know its rules before the first packet meets it.
+        self.writer.want(wanted(&self.policy, &self.vital, self.seed));
+        self.writer.beat(crate::clock::monotonic_ns());
+        self.attach();
     }
 
-    /// Takes a new policy; verdicts, cells and the ladder's memory are kept.
-    pub fn update(&self, policy: Policy) {
-        let _ = policy;
+    fn attach(&mut self) {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
+        }
+        let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
+        self.standings.execute(executes);
     }
 
-    /// Passes everything (`true`) or acts again (`false`).
-    pub fn kill_switch(&self, on: bool) {
-        let _ = on;
+    /// Interfaces come and go: what is gone is let go, what has come is attached to.
+    fn look_after_interfaces(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let names = |kernel: &Kernel| kernel.attached.iter().map(|one| one.interface.clone()).collect::<Vec<_>>();
+        let before = names(kernel);
+        kernel.let_go();
+        self.attach();
+        if self.kernel.as_ref().map(names) != Some(before) {
+            self.announce();
+        }
     }
 
-    /// Everything that an operator may want to see.
-    #[must_use]
-    pub fn status(&self) -> serde_json::Value {
-        serde_json::json!({})
+    fn load(&mut self) {
+        match Kernel::load(cells(self.policy.cells), self.policy.verdicts_max) {
+            Ok((kernel, maps, ring)) => {
+                self.kernel = Some(kernel);
+                self.ring = Some(ring);
+                self.load_trouble = None;
+                self.writer.adopt(Some(maps));
+            }
+            Err(trouble) => self.load_trouble = Some(trouble),
+        }
     }
 
-    /// What is known of one address.
-    #[must_use]
-    pub fn why(&self, ip: IpAddr) -> serde_json::Value {
-        let _ = ip;
-        serde_json::json!({})
+    /// Detaches everything and gives the maps back.
+    pub fn unload(&mut self) {
+        self.kernel = None;
+        self.ring = None;
+        self.load_trouble = None;
+        self.writer.adopt(None);
     }
 
-    /// The metrics of the edge.
-    #[must_use]
-    pub fn metrics(&self) -> Vec<Metric> {
-        Vec::new()
+    pub fn in_force(&self) -> InForce {
+        if self.policy.mode == Mode::Off {
+            return InForce::Off;
+        }
+        let Some(kernel) = self.kernel.as_ref().filter(|kernel| !kernel.attached.is_empty()) else {
+            return InForce::Userspace;
+        };
+        if kernel.attached.len() < self.policy.interfaces.len() {
+            InForce::Partly
+        } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Generic) {
+            InForce::Generic
+        } else {
+            InForce::Native
+        }
+    }
+
+    pub fn troubles(&self) -> impl Iterator<Item = &Trouble> {
+        self.load_trouble.iter().chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+    }
+
+    fn announce(&self) {
+        for trouble in self.troubles() {
+            tracing::warn!(
+                interface = trouble.interface.as_deref().unwrap_or("-"),
+                problem = trouble.problem,
+                detail = trouble.detail,
+                remedy = trouble.remedy,
+                "the edge is degraded: connections are judged in user space"
+            );
+        }
+        for attached in self.kernel.iter().flat_map(|kernel| &kernel.attached) {
+            if attached.guard == Guard::Generic {
+                tracing::warn!(interface = attached.interface, "the edge runs in generic mode, which is slow");
+            }
+        }
+        if self.needs_restart {
+            tracing::warn!("cells and verdicts_max of the edge change only with a restart");
+        }
+        tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
+    }
+
+    pub fn hear_good(&mut self, told: &GoodTold) {
+        if let Some(decision) = self.ladder.good(told.at_ns, told) {
+            self.carry_out(decision);
+        }
+    }
+
+    pub fn hear_offence(&mut self, told: &OffenceTold, random: u32) {
+        let eligibility = self.eligibility(told.source);
+        if let Some(decision) = self.ladder.offence(told.at_ns, told, eligibility, random) {
+            self.carry_out(decision);
+        }
+    }
+
+    pub fn is_spared(&self, source: Source) -> bool {
+        self.spared.iter().any(|prefix| prefix.touches(source, self.policy.v6_prefix))
+    }
+
+    fn eligibility(&self, source: Source) -> Eligibility {
+        if self.is_spared(source) {
+            Eligibility::Never
+        } else if self.writer.desired().len() >= self.policy.verdicts_max as usize {
+            Eligibility::Full
+        } else {
+            Eligibility::Eligible
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        // A degraded source needs a place in the workers' table only; that table too is bounded.
+        let has_place = self.writer.desired().len() < self.policy.verdicts_max as usize
+            || self.writer.desired().contains_key(&decision.source);
+        if has_place {
+            self.writer.decide(decision.source, verdict(&decision));
+        }
+        tracing::info!(
+            decision = decision.id,
+            source = %decision.source.ip(),
+            rung = decision.rung.name(),
+            held = decision.held.map(|held| held.name()),
+            plugin = &*decision.cause.plugin,
+            route = &*decision.cause.route,
+            request_id = &*decision.cause.request_id,
+            kind = decision.kind.name(),
+            strikes = decision.strikes,
+            seconds = decision.expires_ns.saturating_sub(decision.since_ns) / 1_000_000_000,
+            "edge decision"
+        );
+        self.decisions += 1;
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(decision);
+    }
+
+    /// Once a second.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.read_ring();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
+            self.look_after_interfaces();
+        }
+        self.writer.beat(now_ns);
+        self.writer.sweep(now_ns);
+    }
+
+    /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
+    fn read_ring(&mut self) {
+        let Some(ring) = &mut self.ring else { return };
+        for _ in 0..SAMPLES_AT_ONCE {
+            let Some(item) = ring.next() else { return };
+            self.events.take(&item);
+        }
+    }
+
+    fn forget_verdicts(&mut self) {
+        let sources: Vec<Source> = self.writer.desired().keys().copied().collect();
+        for source in sources {
+            self.writer.decide(source, None);
+        }
+        self.ladder = Ladder::new(self.policy.ladder.clone().unwrap_or_default());
+    }
+
+    pub fn source(&self, ip: IpAddr) -> Source {
+        Source::new(ip, self.policy.v6_prefix)
+    }
+}
+
+fn verdict(decision: &Decision) -> Option<Verdict> {
+    (decision.rung >= Rung::Degraded).then(|| Verdict {
+        expiry_ns: decision.expires_ns,
+        decision: decision.id,
+        rung: decision.rung.number(),
+        spare: 0,
+        // The general ceiling holds for what the gate lets through.
+        packets: Ceiling::UNLIMITED,
+    })
+}
+
+/// The number of cells that holds at least `wanted`.
+pub(super) fn cells(wanted: u32) -> u32 {
+    const CELLS_MAX: u32 = 1 << 24;
+    wanted.clamp(1, CELLS_MAX).next_power_of_two()
+}
+
+fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted {
+    let never_drop: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).chain(vital).copied().collect();
+    let mut ports = policy.ports.clone();
+    ports.sort_unstable();
+    ports.dedup();
+    Wanted {
+        settings: policy.settings(seed, cells(policy.cells)),
+        v6_prefix: policy.v6_prefix,
+        ports,
+        never_drop: IpNet::aggregate(&never_drop),
+        deny: IpNet::aggregate(&policy.deny),
     }
 }

@@ -2,13 +2,26 @@
 //! configuration wants), `Edge` (the control plane's handle), `Reporter` (a worker's way to tell what it saw) and
 //! `Standings` (what a worker asks before it serves). It must not know plugins, routes or HTTP.
 
+mod attach;
 mod control;
+mod events;
+mod handle;
+mod host;
+mod ladder;
+mod link;
+mod maps;
+mod metrics;
+mod neighbours;
 mod policy;
+mod reconcile;
 mod report;
+mod status;
 mod userspace;
+mod watch;
 
-pub use control::{Edge, Metric};
 pub use gateway_common::Reason;
+pub use handle::Edge;
+pub use metrics::Metric;
 pub use policy::{Ceilings, LadderPolicy, Mode, Policy, Rate};
 pub use report::{Cause, Identity, Offence, OffenceKind, Reporter};
 pub use userspace::{Admission, Standing, Standings};

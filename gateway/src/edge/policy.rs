@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use gateway_common::map::RunMode;
+use gateway_common::{
+    Ceiling,
+    map::{RunMode, Settings},
+    source::v6_mask,
+};
 use ipnet::IpNet;
 
 /// Whether the edge acts.
@@ -146,6 +150,32 @@ impl Default for LadderPolicy {
             memory: Duration::from_secs(3_600),
             neighbour_window: Duration::from_secs(300),
             sources_max: 65_536,
+        }
+    }
+}
+
+/// Age of the heartbeat above which the kernel passes everything.
+const STALE_NS: u64 = 5_000_000_000;
+/// A frame may be as long as this; a smaller burst of bytes would let none through.
+const BURST_BYTES_MIN: u64 = 131_072;
+
+impl Policy {
+    /// As the kernel wants it; the lists are the writer's business.
+    pub(super) fn settings(&self, seed: [u64; 2], cells: u32) -> Settings {
+        let ceiling = |rate: Option<Rate>, burst_min: u64| match rate {
+            Some(rate) => Ceiling::new(rate.per_second, rate.burst.max(burst_min)),
+            None => Ceiling::UNLIMITED,
+        };
+        Settings {
+            mode: self.mode.run() as u32,
+            stale_ns: if self.hold { 0 } else { STALE_NS },
+            v6_mask: v6_mask(self.v6_prefix),
+            seed,
+            cells_mask: cells - 1,
+            packets: ceiling(self.ceilings.packets, 1),
+            bytes: ceiling(self.ceilings.bytes, BURST_BYTES_MIN),
+            connections: ceiling(self.ceilings.connections, 1),
+            ..Settings::OFF
         }
     }
 }

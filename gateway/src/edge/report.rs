@@ -96,7 +96,6 @@ pub struct Cause {
 #[derive(Clone, Debug)]
 pub(super) struct OffenceTold {
     pub at_ns: u64,
-    pub ip: IpAddr,
     pub source: Source,
     pub identity: Identity,
     pub kind: OffenceKind,
@@ -201,7 +200,6 @@ impl Reporter {
         }
         let told = OffenceTold {
             at_ns: now_ns,
-            ip: offence.source,
             source: Source::new(offence.source, self.desk.v6_prefix.load(Ordering::Relaxed)),
             identity: offence.identity,
             kind: offence.kind,

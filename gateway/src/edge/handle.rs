@@ -1,0 +1,141 @@
+//! The control plane's handle of the edge, and its loop.
+
+use std::{
+    future::Future,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    Metric, Policy, Reporter, Standings,
+    control::Control,
+    metrics,
+    report::{self, Desk, Inbox, OffenceTold},
+    status,
+};
+use crate::clock::monotonic_ns;
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Offences taken at once: between two batches the heart must beat.
+const BATCH: usize = 256;
+
+/// The kernel edge, its ladder and its user-space twin.
+pub struct Edge {
+    desk: Arc<Desk>,
+    standings: Arc<Standings>,
+    control: Mutex<Control>,
+    inbox: Mutex<Option<Inbox>>,
+}
+
+impl Edge {
+    /// Puts the policy into force. What cannot be loaded or attached is logged and shown in the status, and the workers
+    /// judge connections themselves: the gateway starts in any case.
+    #[must_use]
+    pub fn start(policy: Policy) -> Self {
+        let (desk, inbox) = report::desk();
+        let standings = Arc::new(Standings::new(rand::random()));
+        let control = Control::new(policy, desk.clone(), standings.clone(), rand::random());
+        Self { desk, standings, control: Mutex::new(control), inbox: Mutex::new(Some(inbox)) }
+    }
+
+    /// A reporter for one worker.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(self.desk.clone())
+    }
+
+    /// What the workers ask before they serve.
+    #[must_use]
+    pub fn standings(&self) -> Arc<Standings> {
+        self.standings.clone()
+    }
+
+    /// The control loop: heartbeat, offences, expiry, events. When `shutdown` resolves, everything is detached. A second
+    /// call while the first one runs only waits for its own `shutdown`.
+    pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
+        let Some(mut inbox) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return shutdown.await;
+        };
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut offences = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                _ = heartbeat.tick() => {
+                    self.beat(&inbox);
+                }
+                _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
+            }
+        }
+        self.stop();
+        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(inbox);
+    }
+
+    /// Takes a new policy. Verdicts, cells and what the ladder knows are kept; sizes change only with a restart.
+    pub fn update(&self, policy: Policy) {
+        self.control().apply(policy);
+    }
+
+    /// Passes everything at once (`true`), or goes back to work (`false`).
+    pub fn kill_switch(&self, on: bool) {
+        tracing::warn!(on, "kill switch of the edge");
+        self.control().writer.kill(on);
+    }
+
+    /// What is wanted, what is in force, and what was decided.
+    #[must_use]
+    pub fn status(&self) -> serde_json::Value {
+        status::status(&self.control(), monotonic_ns())
+    }
+
+    /// What is known of one address, also if it is nothing.
+    #[must_use]
+    pub fn why(&self, ip: IpAddr) -> serde_json::Value {
+        status::why(&self.control(), ip, monotonic_ns())
+    }
+
+    /// The edge's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<Metric> {
+        metrics::metrics(&self.control())
+    }
+
+    fn beat(&self, inbox: &Inbox) {
+        let mut control = self.control();
+        for told in inbox.goods.try_iter() {
+            control.hear_good(&told);
+        }
+        control.tick(monotonic_ns());
+    }
+
+    /// Good answers first: they may speak for somebody whom the next offence would cut off.
+    fn hear(&self, inbox: &Inbox, offences: &mut Vec<OffenceTold>) {
+        let mut control = self.control();
+        for told in inbox.goods.try_iter() {
+            control.hear_good(&told);
+        }
+        for told in offences.drain(..) {
+            control.hear_offence(&told, rand::random());
+        }
+    }
+
+    fn stop(&self) {
+        let mut control = self.control();
+        let policy = Policy { mode: super::Mode::Off, ..control.policy.clone() };
+        control.apply(policy);
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        // A panic in between leaves at worst one operation undone, which the next sweep repairs.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! The kernel's maps by their types. It carries single operations out and must not decide which; only `reconcile` calls
+//! what writes.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use gateway_common::{
+    Address, Source,
+    map::{Counter, PULSE_HEARTBEAT, PULSE_KILL, Settings, Verdict, listener_bit, name},
+    packet::{TCP, UDP},
+};
+use ipnet::IpNet;
+
+use super::userspace::prefix_bits;
+
+/// One of the two lists of prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum List {
+    NeverDrop,
+    Deny,
+}
+
+pub(super) struct Maps {
+    settings: Array<MapData, Settings>,
+    pulse: Array<MapData, u64>,
+    listeners: Array<MapData, u64>,
+    never_drop: LpmTrie<MapData, [u8; 16], u32>,
+    deny: LpmTrie<MapData, [u8; 16], u32>,
+    verdicts: HashMap<MapData, Source, Verdict>,
+    counters: PerCpuArray<MapData, Counter>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub fn take(ebpf: &mut Ebpf) -> Result<(Self, RingBuf<MapData>), MapError> {
+        let mut take = |name: &str| {
+            ebpf.take_map(name).ok_or_else(|| MapError::InvalidName { name: format!("{name} is not in the object") })
+        };
+        let maps = Self {
+            settings: array(take(name::SETTINGS)?)?,
+            pulse: array(take(name::PULSE)?)?,
+            listeners: array(take(name::LISTENERS)?)?,
+            never_drop: LpmTrie::try_from(take(name::NEVER_DROP)?)?,
+            deny: LpmTrie::try_from(take(name::DENY)?)?,
+            verdicts: HashMap::try_from(take(name::VERDICTS)?)?,
+            counters: PerCpuArray::try_from(take(name::COUNTERS)?)?,
+        };
+        Ok((maps, RingBuf::try_from(take(name::EVENTS)?)?))
+    }
+
+    pub fn put_settings(&mut self, settings: Settings) -> Result<(), MapError> {
+        self.settings.set(0, settings, 0)
+    }
+
+    pub fn beat(&mut self, now_ns: u64) -> Result<(), MapError> {
+        self.pulse.set(PULSE_HEARTBEAT, now_ns, 0)
+    }
+
+    pub fn kill(&mut self, on: bool) -> Result<(), MapError> {
+        self.pulse.set(PULSE_KILL, u64::from(on), 0)
+    }
+
+    /// Whether the kill switch is on: another program may have written it.
+    pub fn is_killed(&self) -> Result<bool, MapError> {
+        Ok(self.pulse.get(&PULSE_KILL, 0)? != 0)
+    }
+
+    /// Protects a TCP and UDP port, or leaves it alone again.
+    pub fn protect(&mut self, port: u16, protect: bool) -> Result<(), MapError> {
+        for protocol in [TCP, UDP] {
+            let (index, bit) = listener_bit(protocol, port);
+            let word = self.listeners.get(&index, 0)?;
+            self.listeners.set(index, if protect { word | bit } else { word & !bit }, 0)?;
+        }
+        Ok(())
+    }
+
+    pub fn enlist(&mut self, list: List, net: &IpNet) -> Result<(), MapError> {
+        self.list(list).insert(&key(net), 1, 0)
+    }
+
+    pub fn strike_off(&mut self, list: List, net: &IpNet) -> Result<(), MapError> {
+        present(self.list(list).remove(&key(net)))
+    }
+
+    pub fn put_verdict(&mut self, source: Source, verdict: Verdict) -> Result<(), MapError> {
+        self.verdicts.insert(source, verdict, 0)
+    }
+
+    pub fn remove_verdict(&mut self, source: Source) -> Result<(), MapError> {
+        present(self.verdicts.remove(&source))
+    }
+
+    /// Each counter, summed over the CPUs.
+    pub fn counters(&self) -> Vec<Counter> {
+        let sum = |cpus: aya::maps::PerCpuValues<Counter>| {
+            cpus.iter().fold(Counter::default(), |sum, cpu| Counter {
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+            })
+        };
+        self.counters.iter().map(|cpus| cpus.map(sum).unwrap_or_default()).collect()
+    }
+
+    fn list(&mut self, list: List) -> &mut LpmTrie<MapData, [u8; 16], u32> {
+        match list {
+            List::NeverDrop => &mut self.never_drop,
+            List::Deny => &mut self.deny,
+        }
+    }
+}
+
+fn array<V: Pod>(map: Map) -> Result<Array<MapData, V>, MapError> {
+    Array::try_from(map)
+}
+
+fn key(net: &IpNet) -> Key<[u8; 16]> {
+    Key::new(u32::from(prefix_bits(net)), Address::from(net.network()).octets())
+}
+
+/// Removing what is not there is no failure.
+fn present(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
