@@ -76,6 +76,7 @@ async fn run(
                 None => break,
             },
             _ = tick.tick() => {
+                worker.renew_wall_clock();
                 worker.flush_log();
                 worker.pool.sweep(clock::monotonic_ns());
                 if drained.now() && worker.connections.get() == 0 {

@@ -44,14 +44,15 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let already = taken.get();
     taken.set(0);
     let body = Lent::new(std::mem::take(&mut flight.exchange.body), &taken);
-    flight.asked_ns = Some(clock::monotonic_ns());
+    let mut now_ns = clock::monotonic_ns();
+    flight.asked_ns = Some(now_ns);
     let mut missed = Missed { refusal: Refusal::NoTarget, again: false };
     for _ in 0..=service.retries {
         let Some(target) = next_target(flight, service_index, service) else {
             missed.refusal = Refusal::NoTarget;
             break;
         };
-        match try_target(flight, service, &target, &added, body.clone(), upgrade).await {
+        match try_target(flight, service, &target, &added, body.clone(), upgrade, now_ns).await {
             Ok(answered) => {
                 flight.taken_bytes = already + taken.get();
                 return Ok(answered);
@@ -61,6 +62,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
                     attempt.failed = true;
                 }
                 missed = miss;
+                now_ns = clock::monotonic_ns();
             }
         }
         if !missed.again || !body.untouched() {
@@ -73,7 +75,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
         Refusal::BodyTooLarge | Refusal::BadRequest | Refusal::RequestTimeout => Outcome::Abandoned,
         _ => Outcome::Broken,
     };
-    flight.tell_outcome(outcome, clock::monotonic_ns());
+    flight.tell_outcome(outcome, now_ns);
     Err(Box::new(missed.refusal.reply()))
 }
 
@@ -92,8 +94,8 @@ async fn try_target(
     added: &Added,
     body: Lent,
     upgrade: bool,
+    now_ns: u64,
 ) -> Result<Answered, Missed> {
-    let now_ns = clock::monotonic_ns();
     let ip = match target.ip {
         Some(ip) => Some(ip),
         None => flight.worker.resolver.address(&target.host, now_ns).await,
@@ -101,7 +103,8 @@ async fn try_target(
     let Some(ip) = ip else { return Err(Missed { refusal: Refusal::NameResolution, again: true }) };
     let tls = service.tls.then(|| (Rc::from(target.host.as_str()), service.tls_verify));
     let endpoint = Endpoint { address: SocketAddr::new(ip, target.port), tls };
-    flight.tries.push(Try { address: endpoint.address, started_unix_ns: clock::unix_ns(), failed: false });
+    let started_unix_ns = flight.worker.wall_ns(now_ns);
+    flight.tries.push(Try { address: endpoint.address, started_unix_ns, failed: false });
     let connection = match flight.worker.pool.take(&endpoint) {
         Some(connection) => connection,
         None => connect(flight, service, &endpoint).await?,

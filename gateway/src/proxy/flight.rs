@@ -53,7 +53,7 @@ pub struct Flight {
     /// Whether the source is degraded: one request at a time, connection closed after it.
     pub degraded: bool,
     /// The connection is busy as long as this flight lives.
-    _serving: Serving,
+    serving: Serving,
 }
 
 impl Flight {
@@ -79,7 +79,7 @@ impl Flight {
             taken_bytes: 0,
             aborted: false,
             degraded: false,
-            _serving: serving,
+            serving,
         }
     }
 
@@ -155,6 +155,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let now_ns = clock::monotonic_ns();
+        self.serving.end(now_ns);
         self.tell_outcome(Outcome::Abandoned, now_ns);
         if self.degraded {
             self.worker.leave_degraded(self.exchange.client.ip);

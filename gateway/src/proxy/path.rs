@@ -63,7 +63,7 @@ pub async fn serve(
         client: origin.client,
         request_id: worker.request_id(),
         started_ns: origin.started_ns,
-        started_unix_ns: clock::unix_ns(),
+        started_unix_ns: worker.wall_ns(origin.started_ns),
         route: None,
         authenticated: None,
         upstream_method: None,

@@ -97,13 +97,17 @@ impl Presence {
 #[derive(Debug)]
 pub struct Serving(Arc<Presence>);
 
+impl Serving {
+    /// Tells when the request ended, so that the connection's quiet time begins then.
+    pub fn end(&self, now_ns: u64) {
+        self.0.quiet_since.store(now_ns, Relaxed);
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         let left = self.0.in_flight.load(Relaxed).saturating_sub(1);
         self.0.in_flight.store(left, Relaxed);
-        if left == 0 {
-            self.0.quiet_since.store(clock::monotonic_ns(), Relaxed);
-        }
     }
 }
 
@@ -120,8 +124,7 @@ mod tests {
         let p = Presence::new(100 * S);
         assert_eq!(p.judge(105 * S, H, I), Finding::Fine(Duration::from_secs(5)));
         assert_eq!(p.judge(110 * S, H, I), Finding::Overdue);
-        drop(p.enter());
-        p.quiet_since.store(100 * S, Relaxed);
+        p.enter().1.end(100 * S);
         assert_eq!(p.judge(159 * S, H, I), Finding::Fine(Duration::from_secs(1)));
         assert_eq!(p.judge(160 * S, H, I), Finding::Overdue);
     }

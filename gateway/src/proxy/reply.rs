@@ -248,8 +248,8 @@ fn grpc_status(reply: &Reply, headers: &mut HeaderMap) {
         501 => (12, "Unimplemented"),
         503 => (14, "Unavailable"),
         504 => (4, "DeadlineExceeded"),
-        401..=499 => (3, "InvalidArgument"),
-        500..=599 => (13, "Internal"),
+        s if (400..500).contains(&s) => (3, "InvalidArgument"),
+        s if (500..600).contains(&s) => (13, "Internal"),
         _ => (2, "Unknown"),
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

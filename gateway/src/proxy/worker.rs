@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::exchange::{RequestId, RouteRef};
 use super::transport::{Pool, TlsClients};
+use crate::clock;
 use crate::config::Snapshot;
 use crate::edge::{Reporter, Standings};
 use crate::plugins::Shared;
@@ -62,6 +63,8 @@ pub struct Worker {
     ids: Cell<u128>,
     /// Open client connections.
     pub connections: Cell<u64>,
+    /// Wall clock minus monotonic clock, nanoseconds; the tick renews it, so that a request reads one clock.
+    wall_offset_ns: Cell<u64>,
 }
 
 /// Log bytes gathered before they are handed to the writer; a tick hands over what is left.
@@ -84,6 +87,7 @@ impl Worker {
             degraded: RefCell::default(),
             ids: Cell::new(rand::random()),
             connections: Cell::new(0),
+            wall_offset_ns: Cell::new(wall_offset_ns()),
         }
     }
 
@@ -110,6 +114,17 @@ impl Worker {
             word ^ (word >> 31)
         };
         RequestId::new(u128::from(mix((state >> 64) as u64)) << 64 | u128::from(mix(state as u64)))
+    }
+
+    /// The wall clock at a monotonic time, nanoseconds since 1970.
+    #[must_use]
+    pub fn wall_ns(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.wrapping_add(self.wall_offset_ns.get())
+    }
+
+    /// Looks at the wall clock again: it may have been set.
+    pub fn renew_wall_clock(&self) {
+        self.wall_offset_ns.set(wall_offset_ns());
     }
 
     /// Counts a finished request.
@@ -168,4 +183,8 @@ impl Worker {
             }
         }
     }
+}
+
+fn wall_offset_ns() -> u64 {
+    clock::unix_ns().wrapping_sub(clock::monotonic_ns())
 }

@@ -75,7 +75,7 @@ impl Record<'_> {
                 "proxy": waited,
                 "receive": ms(self.receive_ns),
             },
-            "tries": self.tries.iter().map(Try::to_json).collect::<Vec<_>>(),
+            "tries": self.tries.iter().map(|t| t.to_json()).collect::<Vec<_>>(),
             "client_ip": ex.client.ip.to_string(),
             "started_at": ex.started_unix_ns / 1_000_000,
             "upstream_uri": ex.upstream_path,
@@ -110,7 +110,7 @@ impl Record<'_> {
 }
 
 impl Try {
-    fn to_json(&self) -> Value {
+    fn to_json(self) -> Value {
         json!({
             "ip": self.address.ip().to_string(),
             "port": self.address.port(),
