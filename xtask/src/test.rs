@@ -95,7 +95,7 @@ fn lints(tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let mut command = shell::cargo();
-    command.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command.args(["clippy", "--locked", "--keep-going", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     tally.check("clippy", shell::status(&mut command)?.success());
     Ok(())
 }
