@@ -30,6 +30,7 @@ impl Answer {
 
 /// A connection to a server.
 pub struct Client {
+    address: SocketAddr,
     stream: BufReader<TcpStream>,
     open: bool,
 }
@@ -44,7 +45,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(each))?;
         stream.set_write_timeout(Some(each))?;
-        Ok(Self { stream: BufReader::new(stream), open: true })
+        Ok(Self { address, stream: BufReader::new(stream), open: true })
     }
 
     /// Whether the server left the connection open after the last answer.
@@ -68,7 +69,7 @@ impl Client {
     fn exchange(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Answer> {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head.push_str("Host: gateway.example\r\n");
+            head.push_str(&format!("Host: {}\r\n", self.address));
         }
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));

@@ -56,8 +56,11 @@ pub struct Reader {
     test: Option<String>,
     of_success: bool,
     listing: bool,
-    /// Tests that said that they skipped themselves; libtest has counted them as passed.
-    skipped_whole: Vec<String>,
+    /// Tests of the current binary that ended well.
+    passed: Vec<String>,
+    /// Names in skips of the current binary, with the test in whose captured output they stood (a test may also print
+    /// past the capture).
+    skips: Vec<(Option<String>, String)>,
 }
 
 impl Reader {
@@ -80,11 +83,16 @@ impl Reader {
             return !self.of_success;
         }
         if let Some((name, reason)) = line.strip_prefix("SKIP ").and_then(|rest| rest.split_once(": ")) {
-            self.skip(name, reason);
+            self.tally.skip(name, reason);
+            self.skips.push((self.test.clone(), name.to_owned()));
             return true;
         }
-        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
-            self.tally.failures.push(name.to_owned());
+        if let Some((name, end)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
+            match end {
+                "ok" => self.passed.push(name.to_owned()),
+                "FAILED" => self.tally.failures.push(name.to_owned()),
+                _ => {}
+            }
         }
         !self.of_success
     }
@@ -111,21 +119,23 @@ impl Reader {
                 _ => {}
             }
         }
-        // A test that skipped itself returned as if it had passed.
-        self.tally.passed = self.tally.passed.saturating_sub(self.skipped_whole.len());
-        self.skipped_whole.clear();
+        let mut whole: Vec<&String> =
+            self.skips.iter().filter_map(|(test, name)| self.skipped(test.as_ref(), name)).collect();
+        whole.sort_unstable();
+        whole.dedup();
+        self.tally.passed = self.tally.passed.saturating_sub(whole.len());
+        self.skips.clear();
+        self.passed.clear();
     }
 
-    /// A skip named after its test (or after a module on the test's path) is the test's own; any other is one case of
-    /// a test that went on.
-    fn skip(&mut self, name: &str, reason: &str) {
-        self.tally.skip(name, reason);
-        if let Some(test) = &self.test {
-            let own = test == name || test.split("::").any(|part| part == name) || test.ends_with(&format!("::{name}"));
-            if own && self.of_success && !self.skipped_whole.contains(test) {
-                self.skipped_whole.push(test.clone());
-            }
-        }
+    /// The test that a skip is about, which then returned as if it had passed: the one that is named so, or the one in
+    /// whose output the skip stands under the name of its module. Any other skip is one case of a test that went on.
+    fn skipped(&self, within: Option<&String>, name: &str) -> Option<&String> {
+        self.passed.iter().find(|test| {
+            let named = *test == name || test.ends_with(&format!("::{name}"));
+            let module = within == Some(test) && test.split("::").any(|part| part == name);
+            named || module
+        })
     }
 }
 
@@ -167,6 +177,14 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let tally = read(WITH_SKIPS, true);
         assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 0, 3));
         assert_eq!(tally.skips[0], "attach: needs root");
+    }
+
+    #[test]
+    fn a_skip_printed_past_the_capture_is_matched_by_the_test_that_it_names() {
+        let text = "SKIP rate::shared: the minute ended\ntest rate::shared ... ok\nSKIP corpus jwt: 3 cases: needs redis\n\
+                    test corpus::cases ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n";
+        let tally = read(text, true);
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 0, 2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! with its reason and counted; nothing is skipped in silence.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
@@ -95,7 +96,7 @@ fn lints(tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     let mut command = shell::cargo();
-    command.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command.args(["clippy", "--locked", "--keep-going", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     tally.check("clippy", shell::status(&mut command)?.success());
     Ok(())
 }
@@ -117,8 +118,11 @@ fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
             return Ok(tally);
         }
     };
+    if !kernel_only && rest.is_empty() {
+        tally.add(configurations(&gateway)?);
+    }
     let mut command = shell::cargo();
-    command.env("GATEWAY_BIN", gateway);
+    command.env("GATEWAY_BIN", &gateway);
     command.args(["test", "--locked", "--no-fail-fast", "--package", "gateway-tests", "--", "--show-output"]);
     if kernel_only {
         command.arg("kernel::");
@@ -131,6 +135,28 @@ fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
     }
     command.args(rest);
     tally.add(counted("black-box tests", &mut command, false)?);
+    Ok(tally)
+}
+
+/// What the project shows as a configuration is one: the examples, and every YAML block of the README.
+fn configurations(gateway: &Path) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let folder = tempfile::tempdir()?;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(shell::root().join("examples"))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yml"))
+        .collect();
+    let readme = std::fs::read_to_string(shell::root().join("README.md"))?;
+    for (number, block) in readme.split("```yaml\n").skip(1).enumerate() {
+        let file = folder.path().join(format!("README.md-{}.yml", number + 1));
+        std::fs::write(&file, block.split("```").next().unwrap_or_default())?;
+        files.push(file);
+    }
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let good = shell::status(shell::program(gateway).arg("check").arg(&file))?.success();
+        tally.check(&format!("configuration {name}"), good);
+    }
     Ok(tally)
 }
 

@@ -32,8 +32,26 @@ pub struct Stage {
     folder: Folder,
 }
 
-/// A folder that goes with its owner.
+/// A folder of this process that goes with its owner.
 struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes it, and removes those of runs that were killed: nothing else of them outlived their process.
+    fn create() -> Result<Self> {
+        let target = shell::target();
+        for entry in std::fs::read_dir(&target)?.flatten() {
+            let name = entry.file_name();
+            let owner =
+                name.to_str().and_then(|name| name.strip_prefix("demo-")).and_then(|pid| pid.parse::<u32>().ok());
+            if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let path = target.join(format!("demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -53,9 +71,7 @@ impl Stage {
         gateway.join(("legit0", "10.80.1.1/24"), &legit, ("eth0", "10.80.1.2/24"))?;
         gateway.join(("abuse0", "10.80.2.1/24"), &abuser, ("eth0", "10.80.2.2/24"))?;
         let upstream = gateway.run(|| Upstream::start(UPSTREAM))??;
-        let folder = Folder(shell::target().join(format!("demo-{}", std::process::id())));
-        std::fs::create_dir_all(&folder.0)?;
-        Ok(Self { gateway, legit, abuser, upstream, folder })
+        Ok(Self { gateway, legit, abuser, upstream, folder: Folder::create()? })
     }
 
     /// Starts the gateway with a configuration and waits until it serves.
@@ -82,13 +98,18 @@ impl Stage {
         Ok(gateway)
     }
 
-    /// Asks the gateway's admin interface.
+    /// Asks the gateway's admin interface; nothing when it has no such page.
     ///
     /// # Errors
     /// It did not answer, or not with JSON.
-    pub fn admin(&self, gateway: &Gateway, path: &str) -> Result<Value> {
+    pub fn admin(&self, gateway: &Gateway, path: &str) -> Result<Option<Value>> {
         let answer = self.ask(&self.gateway, gateway.admin, path, &[])?;
-        serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not JSON: {}", answer.text()))
+        match answer.status {
+            404 => return Ok(None),
+            200 => {}
+            status => bail!("{path}: {status} {}", answer.text()),
+        }
+        serde_json::from_slice(&answer.body).map(Some).with_context(|| format!("{path} is not JSON: {}", answer.text()))
     }
 
     /// One GET from a namespace, on a connection of its own.

@@ -17,8 +17,8 @@ pub struct View {
     pub refused: u64,
     /// The rung of the abuser's address.
     pub rung: u64,
-    /// The last decision on it, in one line.
-    pub cause: String,
+    /// The last decisions on it, oldest first: number and text.
+    pub decisions: Vec<(u64, String)>,
 }
 
 impl View {
@@ -38,7 +38,7 @@ impl View {
             drops: sum(&edge["packets"], |count| &count["packets"]),
             refused: sum(&edge["connections"], |count| count),
             rung: why["standing"]["rung"].as_u64().unwrap_or(0),
-            cause: cause(&why["decisions"][0]),
+            decisions: why["decisions"].as_array().into_iter().flatten().rev().map(decision).collect(),
         }
     }
 }
@@ -47,18 +47,17 @@ fn sum(counters: &Value, count: impl Fn(&Value) -> &Value) -> u64 {
     DROPPING.iter().filter_map(|reason| count(&counters[*reason]).as_u64()).sum()
 }
 
-fn cause(decision: &Value) -> String {
-    if decision.is_null() {
-        return String::new();
-    }
-    format!(
-        "{}: {} offences, the last by {} on route {}, request {}",
+fn decision(decision: &Value) -> (u64, String) {
+    let line = format!(
+        "rung {} ({}): {} offences, the last: {} on route {}, request {}",
+        decision["rung"],
         text(&decision["name"]),
         decision["evidence"]["strikes"],
         text(&decision["plugin"]),
         text(&decision["route"]),
         text(&decision["request_id"]),
-    )
+    );
+    (decision["id"].as_u64().unwrap_or(0), line)
 }
 
 fn text(value: &Value) -> String {
@@ -81,12 +80,17 @@ mod tests {
         });
         let why = json!({
             "standing": { "rung": 4 },
-            "decisions": [{ "name": "gated", "plugin": "key-auth", "route": "orders", "request_id": "r",
-                            "evidence": { "strikes": 20 } }],
+            "decisions": [
+                { "id": 3, "rung": 4, "name": "gated", "plugin": "key-auth", "route": "orders", "request_id": "r",
+                  "evidence": { "strikes": 20 } },
+                { "id": 2, "rung": 2, "name": "degraded", "evidence": { "strikes": 20 } },
+            ],
         });
         let view = View::new(&edge, &why);
         assert_eq!((view.drops, view.refused, view.rung, view.in_force.as_str()), (7, 2, 4, "native"));
-        assert!(view.cause.contains("key-auth") && view.cause.contains("20 offences"));
+        let ids: Vec<u64> = view.decisions.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [2, 3]);
+        assert_eq!(view.decisions[1].1, "rung 4 (gated): 20 offences, the last: key-auth on route orders, request r");
     }
 
     #[test]

@@ -11,11 +11,13 @@ const LAYERS: &[(&str, u32)] = &[
     ("document", 0),
     ("drain", 0),
     ("limits", 0),
-    ("proxy::body", 0),
     ("proxy::h1", 0),
+    ("proxy::presence", 0),
     ("proxy::reply", 0),
+    ("proxy::transport", 0),
     ("watch", 0),
     ("identity", 1),
+    ("proxy::body", 1),
     ("proxy::exchange", 1),
     ("telemetry", 2),
     ("edge", 3),
@@ -33,6 +35,10 @@ const LAYERS: &[(&str, u32)] = &[
     ("main", 11),
 ];
 
+/// Upward uses that are meant: the file's module, what it uses, and why.
+const SEAMS: &[(&str, &str, &str)] =
+    &[("telemetry::metrics", "plugins::MetricFlags", "a plugin chooses the families; flags without behaviour")];
+
 pub fn upward_uses(house: &House) -> Vec<String> {
     let mut faults = Vec::new();
     for source in house.under("gateway/src/") {
@@ -46,7 +52,7 @@ pub fn upward_uses(house: &House) -> Vec<String> {
         };
         for (line, used) in uses(source, &module) {
             match layer(&used) {
-                Some(theirs) if theirs > own => {
+                Some(theirs) if theirs > own && !is_seam(&module, &used) => {
                     faults.push(format!("{}:{line}: layer {own} uses `{used}` of layer {theirs}", source.name));
                 }
                 _ => {}
@@ -54,6 +60,10 @@ pub fn upward_uses(house: &House) -> Vec<String> {
         }
     }
     faults
+}
+
+fn is_seam(module: &str, used: &str) -> bool {
+    SEAMS.iter().any(|(file, name, _)| *file == module && *name == used)
 }
 
 /// `gateway/src/proxy/h1/mod.rs` is `proxy::h1`; lib.rs is the empty path.
