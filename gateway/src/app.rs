@@ -46,6 +46,8 @@ struct App {
     workers: Vec<mpsc::Sender<Command>>,
     listeners: Vec<(SocketAddr, bool)>,
     started: Instant,
+    /// Names this process in Kong's metrics.
+    node: String,
 }
 
 /// Runs the gateway until it is told to stop. Exit code 2 is a configuration that cannot run.
@@ -86,6 +88,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         workers: threads.iter().map(|t| t.commands.clone()).collect(),
         listeners,
         started: Instant::now(),
+        node: uuid::Uuid::new_v4().to_string(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
@@ -216,7 +219,7 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
         let addresses = app.listeners.iter().filter(|(_, t)| *t == tls);
         addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
     };
-    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["in_force"].clone());
+    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
     tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
     let Some(path) = &options.ready_file else { return Ok(()) };
     let ready = json!({
@@ -296,14 +299,16 @@ impl Control for App {
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
-            "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["in_force"].clone()),
+            "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),
         })
     }
 
     async fn metrics(&self) -> String {
         use std::fmt::Write;
         self.gather().await;
-        let mut out = self.registry.render();
+        let snapshot = self.running.current();
+        let measured = snapshot.routes.iter().any(|r| r.chain.metrics.is_some());
+        let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");

@@ -191,7 +191,7 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
     let declarations = plugins::read(&drafts, &names, &identities, shared, report);
     let index = declarations.index();
     for (i, route) in routes.iter_mut().enumerate() {
-        route.chain = index.chain(i, route.service);
+        route.chain = index.chain(Some(i), route.service);
     }
     let counts = Counts {
         services: services.len(),
@@ -206,6 +206,7 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
         services,
         routes,
         router: Router::new(matchers),
+        unmatched: index.unmatched(),
         identities,
         tls,
         counts,

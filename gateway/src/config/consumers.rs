@@ -104,6 +104,9 @@ fn credential(
         return;
     }
     let Some(f) = Fields::of(node, kind, report) else { return };
+    // Known whatever becomes of the owner: the rest of a credential without one is not judged.
+    known_of(kind).iter().for_each(|key| f.skip(key));
+    ids::skip_common(&f);
     let given = f.node("consumer");
     let index = match (owner, given) {
         (Some(_), Some(_)) => {
@@ -132,6 +135,14 @@ fn credential(
     }
 }
 
+fn known_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "acls" => &["group"],
+        "keyauth_credentials" => &["key", "ttl"],
+        _ => &["key", "secret", "algorithm", "rsa_public_key"],
+    }
+}
+
 fn acl(f: &Fields<'_>, index: ConsumerIndex, groups: &mut HashMap<ConsumerIndex, Vec<String>>) {
     ids::of_entity(f, "acls", None);
     let Some(group) = f.required_string("group") else { return };
@@ -148,10 +159,9 @@ fn api_key(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
     let id = ids::of_entity(f, "keyauth_credentials", key.as_deref()).to_string();
     f.integer("ttl", 0..=100_000_000);
     let Some(key) = key else {
-        f.report.mismatch(
+        f.report.warn(
             f.place(),
-            "keyauth_credentials lacks `key`",
-            "a key: a random one would be unknown to everybody",
+            "keyauth_credentials without `key`: Kong makes one up that nobody knows, so it opens nothing",
         );
         return;
     };
@@ -170,7 +180,7 @@ fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities)
     let secret = f.string("secret");
     let public_key = f.string("rsa_public_key");
     let Some(key) = key else {
-        f.report.mismatch(f.place(), "jwt_secrets lacks `key`", "the value of the token's key claim");
+        f.report.warn(f.place(), "jwt_secrets without `key`: Kong makes one up that nobody knows, so it opens nothing");
         return;
     };
     let shared = matches!(algorithm, JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512);
@@ -183,11 +193,8 @@ fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities)
         return;
     }
     if shared && secret.is_none() {
-        f.report.mismatch(
-            f.place(),
-            "jwt_secrets lacks `secret`",
-            "a secret: a random one would be unknown to everybody",
-        );
+        f.report
+            .warn(f.place(), "jwt_secrets without `secret`: Kong makes one up that nobody knows, so it opens nothing");
         return;
     }
     let credential = JwtSecret { id, consumer: index, key: key.clone(), algorithm, secret, public_key };

@@ -13,11 +13,16 @@ pub fn derived(kind: &str, key: &str) -> Uuid {
     Uuid::new_v5(&Uuid::new_v5(&ROOT, kind.as_bytes()), key.as_bytes())
 }
 
-/// The `id` field, else the derived one, else a random one. Marks the fields that all entities have as known.
-pub fn of_entity(fields: &Fields<'_>, kind: &str, key: Option<&str>) -> Uuid {
-    for common in ["created_at", "updated_at", "_comment", "_ignore"] {
+/// Marks the fields that all entities have as known, for an entity that will not be read to its end.
+pub fn skip_common(fields: &Fields<'_>) {
+    for common in ["id", "tags", "created_at", "updated_at", "_comment", "_ignore"] {
         fields.skip(common);
     }
+}
+
+/// The `id` field, else the derived one, else a random one. Marks the fields that all entities have as known.
+pub fn of_entity(fields: &Fields<'_>, kind: &str, key: Option<&str>) -> Uuid {
+    skip_common(fields);
     let _ = fields.strings("tags");
     if let Some(text) = fields.string("id") {
         match Uuid::parse_str(&text) {

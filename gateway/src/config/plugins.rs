@@ -81,11 +81,13 @@ fn read_one(
     }
     let enabled = f.boolean("enabled").unwrap_or(true);
     let protocols = routes::protocols(&f, "protocols", Protocols(15))?;
-    let scope = scope(&f, draft.scope, names, identities)?;
+    let scope = scope(&f, draft.scope, names, identities);
     let config = f.node("config");
     let place = f.place_of("name");
-    let name = f.required_string("name")?;
-    let kind = known(&name, place, report, &f)?;
+    let name = f.required_string("name");
+    ids::skip_common(&f);
+    let (scope, name) = (scope?, name?);
+    let kind = known(&name, place, report)?;
     if scope.consumer.is_some() && !kind.consumer_scope {
         report.mismatch(
             place,
@@ -118,6 +120,16 @@ fn scope(f: &Fields<'_>, nested: Scope, names: &Names<'_>, identities: &Identiti
     let mut ok = true;
     for (key, plural) in [("route", "routes"), ("service", "services"), ("consumer", "consumers")] {
         let Some(node) = f.node(key) else { continue };
+        let parent = match key {
+            "route" => nested.route.is_some(),
+            "service" => nested.service.is_some(),
+            _ => nested.consumer.is_some(),
+        };
+        if parent {
+            f.report.mismatch(node.place, format!("`{key}` inside of a {key}"), "value must be null");
+            ok = false;
+            continue;
+        }
         let name = reference(node).unwrap_or_default();
         let found = match key {
             "route" => {
@@ -226,14 +238,9 @@ const ENTERPRISE: &[&str] = &[
     "xml-threat-protection",
 ];
 
-fn known(name: &str, place: crate::document::Place, report: &Report, f: &Fields<'_>) -> Option<&'static Kind> {
+fn known(name: &str, place: crate::document::Place, report: &Report) -> Option<&'static Kind> {
     if let Some(kind) = crate::plugins::kind(name) {
         return Some(kind);
-    }
-    // The rest of an entity that cannot be compiled is not judged.
-    f.skip("config");
-    for key in ["id", "tags", "created_at", "updated_at", "_comment", "_ignore", "_config"] {
-        f.skip(key);
     }
     if NOT_BUILT.contains(&name) {
         report.unsupported(place, format!("plugin `{name}`"), None);
@@ -269,6 +276,9 @@ impl Declarations {
     }
 }
 
+/// The rank of an instance that is scoped to a route and a service.
+const ROUTE_AND_SERVICE: i32 = 3;
+
 /// Declarations by where they hold.
 #[derive(Default)]
 pub struct Index<'a> {
@@ -278,11 +288,17 @@ pub struct Index<'a> {
 }
 
 impl Index<'_> {
-    /// The chain of a route and its service: for each kind the most specific instance (Kong's scope precedence:
-    /// route+service, route, service, global; with a consumer each of these beats those without).
+    /// The chain of a request that no route takes: plugins that hold everywhere. Nothing is measured of it, as with Kong.
     #[must_use]
-    pub fn chain(&self, route: usize, service: Option<usize>) -> Chain {
-        let own = self.by_route.get(&route).into_iter().flatten();
+    pub fn unmatched(&self) -> Chain {
+        Chain { metrics: None, ..self.chain(None, None) }
+    }
+
+    /// The chain of a route and its service: for each kind the most specific instance (Kong's scope precedence:
+    /// route+service+consumer, route+consumer, service+consumer, route+service, consumer, route, service, global).
+    #[must_use]
+    pub fn chain(&self, route: Option<usize>, service: Option<usize>) -> Chain {
+        let own = route.and_then(|r| self.by_route.get(&r)).into_iter().flatten();
         let of_service = service.and_then(|s| self.by_service.get(&s)).into_iter().flatten();
         let mut slots: BTreeMap<usize, (Slot, i32, HashMap<ConsumerIndex, i32>)> = BTreeMap::new();
         for declared in own.chain(of_service).chain(&self.everywhere) {
@@ -294,6 +310,7 @@ impl Index<'_> {
             let (slot, base, consumers) = slots.entry(order).or_insert_with(|| {
                 (Slot { kind: declared.kind, base: None, consumers: HashMap::new() }, -1, HashMap::new())
             });
+            // 3: route and service, 2: route, 1: service, 0: neither.
             let rank = i32::from(declared.scope.route.is_some()) * 2 + i32::from(declared.scope.service.is_some());
             let instance = Instance { plugin: Arc::clone(&declared.plugin), protocols: declared.protocols };
             match declared.scope.consumer {
@@ -308,7 +325,16 @@ impl Index<'_> {
                 _ => {}
             }
         }
-        let slots: Vec<Slot> = slots.into_values().map(|(slot, ..)| slot).collect();
+        let slots: Vec<Slot> = slots
+            .into_values()
+            .map(|(mut slot, base, ranks)| {
+                // Route and service together beat the consumer alone.
+                if base == ROUTE_AND_SERVICE {
+                    slot.consumers.retain(|consumer, _| ranks.get(consumer).is_some_and(|rank| *rank > 0));
+                }
+                slot
+            })
+            .collect();
         let instances = || slots.iter().flat_map(|s| s.base.iter().chain(s.consumers.values()));
         let metrics = slots.iter().find_map(|s| s.base.as_ref()?.plugin.metrics());
         let logs = instances().any(|i| i.plugin.logs());

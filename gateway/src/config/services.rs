@@ -201,17 +201,18 @@ pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], report: &'a Re
     let mut ids_of: HashMap<String, String> = HashMap::new();
     for node in nodes {
         let Some(f) = Fields::of(node, "upstream", report) else { continue };
-        let Some(name) = f.required_string("name") else { continue };
-        let id = ids::of_entity(&f, "upstreams", Some(&name)).to_string();
+        let name = f.required_string("name");
+        let id = ids::of_entity(&f, "upstreams", name.as_deref()).to_string();
         let host_header = f.string("host_header");
         refuse_what_is_not_built(&f);
+        let nested = f.list("targets").unwrap_or_default();
+        let Some(name) = name else { continue };
         if upstreams.contains_key(&name) {
             report.error(
                 node.place,
                 format!("uniqueness violation: 'upstreams' entity with name set to '{name}' already declared"),
             );
         }
-        let nested = f.list("targets").unwrap_or_default();
         let list = nested.iter().filter_map(|t| read_target(t, None, host_header.as_deref(), report)).collect();
         ids_of.insert(id, name.clone());
         host_headers.insert(name.clone(), host_header);
@@ -246,9 +247,10 @@ fn read_target<'a>(
     if let Some(parent) = parent {
         f.skip(parent);
     }
-    let text = f.required_string("target")?;
+    let text = f.required_string("target");
     ids::of_entity(&f, "targets", None);
     let weight = f.integer("weight", 0..=65_535).unwrap_or(100) as u32;
+    let text = text?;
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !text.ends_with(']') && (!host.contains(':') || host.starts_with('[')) => {
             (host, port.parse().ok())

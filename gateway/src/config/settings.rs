@@ -245,10 +245,13 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
     let defaults = Policy::default();
     let interfaces = edge.strings("interfaces").unwrap_or_default();
     // YAML 1.1 reads a bare `off` as false.
-    let off = edge.node("mode").is_some_and(|n| matches!(n.value, crate::document::Value::Bool(false)));
+    let bare = edge.node("mode").is_some_and(|n| matches!(n.value, crate::document::Value::Bool(false)));
+    let mode = if bare { Some(Mode::Off) } else { edge.choice("mode", &modes) };
+    let off = mode == Some(Mode::Off);
     let policy = Policy {
-        mode: if off { Mode::Off } else { edge.choice("mode", &modes).unwrap_or(Mode::Enforce) },
-        interfaces: interfaces.into_iter().map(|(_, name)| name).collect(),
+        mode: if off { Mode::Enforce } else { mode.unwrap_or(Mode::Enforce) },
+        // `off` is the kernel side's: without interfaces the same policy is carried out in user space.
+        interfaces: if off { Vec::new() } else { interfaces.into_iter().map(|(_, name)| name).collect() },
         allow_generic: edge.boolean("allow_generic").unwrap_or(false),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),

@@ -141,6 +141,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// Finds a route.
     pub router: Router,
+    /// Plugins that see the answer to a request that no route takes.
+    pub unmatched: Chain,
     /// Consumers and credentials.
     pub identities: Arc<Identities>,
     /// Certificates by SNI; absent without `certificates`.

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::registry::{Entry, Order, Registry};
+use super::registry::{Entry, Order, Registered, Registry};
 use super::watched::Watched;
 use crate::clock;
 use crate::proxy::exchange::Client;
@@ -38,17 +38,29 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let Ok(local) = tcp.local_addr() else { return };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let client = Client { peer, ip: peer.ip(), trusted: false, local_port: local.port(), tls };
-    let header = worker.local().snapshot.settings.timeouts.header;
+    let presence = Presence::new(clock::monotonic_ns());
+    let registered = registry.add(&presence);
     if !tls {
-        let Ok(Ok(h2)) = tokio::time::timeout(header, offers_h2(&tcp)).await else { return };
-        return http(worker, client, None, tcp, h2, registry).await;
+        let Some(Ok(h2)) = unless_cut(&registered.entry, offers_h2(&tcp)).await else { return };
+        return http(worker, client, None, tcp, h2, &registered).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
-    let Ok(Ok(stream)) = tokio::time::timeout(header, TlsAcceptor::from(config).accept(tcp)).await else { return };
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
+    let Some(Ok(stream)) = unless_cut(&registered.entry, handshake).await else { return };
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, stream, h2, registry).await;
+    http(worker, client, sni, stream, h2, &registered).await;
+}
+
+/// What comes before HTTP, ended when the registry asks anything: there is nothing in flight to finish.
+async fn unless_cut<T>(entry: &Entry, before: impl Future<Output = T>) -> Option<T> {
+    let mut before = pin!(before);
+    std::future::poll_fn(|cx| match entry.order(cx.waker()) {
+        Order::Go => before.as_mut().poll(cx).map(Some),
+        Order::Finish | Order::Cut => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.3). No method of HTTP/1 begins with `PRI`.
@@ -66,17 +78,16 @@ async fn offers_h2(tcp: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, registry: Rc<Registry>)
+async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, registered: &Registered)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let presence = Presence::new(clock::monotonic_ns());
-    let registered = registry.add(&presence);
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&presence)));
+    let presence = &registered.entry.presence;
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
-        let (worker, presence) = (Rc::clone(&worker), Arc::clone(&presence));
+        let (worker, presence) = (Rc::clone(&worker), Arc::clone(presence));
         service_fn(move |request: hyper::Request<Incoming>| {
             let (started_ns, serving) = presence.enter();
             let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));

@@ -24,7 +24,8 @@ pub enum Order {
 
 /// One connection as the tick sees it.
 pub struct Entry {
-    presence: Arc<Presence>,
+    /// What the connection is doing.
+    pub presence: Arc<Presence>,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
 }

@@ -146,8 +146,9 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     };
     let idempotent = is_idempotent(method);
     let taken = Rc::clone(&body.taken);
+    // What is waited for is the upstream's answer once the client's body is with it.
+    let limit = if body.is_end_stream() { service.read_timeout } else { service.write_timeout };
     let exchange = connection.exchange(&head, body, berth);
-    let limit = service.read_timeout.max(service.write_timeout);
     match within(&flight.worker, limit, now_ns, &taken, exchange).await {
         Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),

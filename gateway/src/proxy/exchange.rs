@@ -127,6 +127,8 @@ pub struct Exchange {
     pub query: Option<String>,
     /// Host in lower case, without a port.
     pub host: String,
+    /// The port that the client named beside the host.
+    pub host_port: Option<u16>,
     /// Named and numbered captures of the matched regex path.
     pub captures: Vec<(String, String)>,
     /// Where it came from.
@@ -205,6 +207,7 @@ impl Exchange {
             path,
             query,
             host: "gateway.test".to_owned(),
+            host_port: None,
             captures: Vec::new(),
             client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
             peer_text: Rc::from("127.0.0.1"),

@@ -9,7 +9,7 @@ use super::exchange::{Exchange, Outcome};
 use super::presence::Serving;
 use super::worker::{Local, Worker};
 use crate::clock;
-use crate::config::snapshot::{Protocols, Route, Slot};
+use crate::config::snapshot::{Chain, Protocols, Route, Slot};
 use crate::plugins::Plugin;
 use crate::telemetry::access;
 use crate::telemetry::metrics::Sample;
@@ -90,6 +90,12 @@ impl Flight {
         self.route.and_then(|r| self.local.snapshot.routes.get(r))
     }
 
+    /// The plugins of the request: its route's, or those that hold everywhere.
+    #[must_use]
+    pub fn chain(&self) -> &Chain {
+        self.matched().map_or(&self.local.snapshot.unmatched, |r| &r.chain)
+    }
+
     /// Whether the answer has no body by its nature.
     #[must_use]
     pub fn head_only(&self) -> bool {
@@ -163,12 +169,12 @@ impl Drop for Flight {
         }
         let empty = HeaderMap::new();
         let record = self.record(self.sent_headers.as_ref().unwrap_or(&empty), now_ns);
-        self.worker.count(&Sample::of(&record, self.matched().and_then(|r| r.chain.metrics)));
+        self.worker.count(&Sample::of(&record, self.chain().metrics));
         if self.local.snapshot.settings.access_log.is_some() {
             self.worker.log_line(|line| access::write(line, &record));
         }
-        if let Some(route) = self.matched().filter(|r| r.chain.logs) {
-            for (i, slot) in route.chain.slots.iter().enumerate() {
+        if self.chain().logs {
+            for (i, slot) in self.chain().slots.iter().enumerate() {
                 if let Some(plugin) = self.instance(i, slot).filter(|p| p.logs()) {
                     plugin.on_log(&record);
                 }

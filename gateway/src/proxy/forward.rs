@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
 use super::exchange::Exchange;
@@ -60,7 +60,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 type Names = SmallVec<[HeaderName; 4]>;
 
-/// The fields that `Connection` names. Those that frame or carry identity are not nominable.
+/// The fields that `Connection` names. Those that frame or carry identity are not nominable (RFC 9110 §7.6.1 warns of it).
 fn nominated(headers: &HeaderMap) -> Names {
     let values = headers.get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let tokens = values.flat_map(|v| v.split(',')).map(str::trim);
@@ -71,9 +71,41 @@ fn nominated(headers: &HeaderMap) -> Names {
 
 fn nominable(name: &HeaderName) -> bool {
     let text = name.as_str();
+    const IDENTITY: &[&str] = &[
+        "x-anonymous-consumer",
+        "x-authenticated-",
+        "x-consumer-",
+        "x-credential-",
+        "x-forwarded-",
+        "x-kong-",
+        "x-real-ip",
+    ];
     !(*name == HOST
         || matches!(text, "content-length" | "transfer-encoding" | "authorization" | "cookie" | "content-type" | "via")
-        || text.starts_with("x-"))
+        || IDENTITY.iter().any(|prefix| text.starts_with(prefix)))
+}
+
+/// Removes what a client's `Connection` names, before any plugin adds fields of its own.
+pub fn strip_nominated(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        for name in nominated(headers) {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Joins the crumbs of an HTTP/2 cookie (RFC 9113 §8.2.3): HTTP/1 has one field.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = [first.as_bytes(), b"; ", second.as_bytes()].concat();
+    for crumb in crumbs {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
 }
 
 /// Removes hop-by-hop fields and those that `Connection` names.
@@ -91,7 +123,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// What stands between the client's fields and the upstream's.
 pub struct Border<'a> {
     exchange: &'a Exchange,
-    nominated: Names,
     chain: Cow<'a, str>,
     via: Cow<'a, str>,
     stripped: &'a str,
@@ -107,7 +138,6 @@ impl<'a> Border<'a> {
         let headers = &exchange.request.headers;
         Border {
             exchange,
-            nominated: nominated(headers),
             chain: joined(headers, &X_FORWARDED_FOR, &exchange.peer_text),
             via: joined(headers, &VIA, VIA_11),
             stripped,
@@ -117,9 +147,7 @@ impl<'a> Border<'a> {
     /// Whether a field of the request stays on this side.
     #[must_use]
     pub fn withholds(&self, name: &HeaderName) -> bool {
-        ends_here(name)
-            || (*name == http::header::FORWARDED && !self.exchange.client.trusted)
-            || self.nominated.contains(name)
+        ends_here(name) || (*name == http::header::FORWARDED && !self.exchange.client.trusted)
     }
 
     /// What the upstream is told of the client and its request.
@@ -201,9 +229,9 @@ mod tests {
     fn nominated_fields_go_and_framing_stays() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "close, X-Secret, foo, Content-Length"),
+            ("connection", "close, X-Consumer-ID, foo, Content-Length"),
             ("foo", "1"),
-            ("x-secret", "2"),
+            ("x-consumer-id", "2"),
             ("content-length", "3"),
             ("keep-alive", "x"),
         ] {
@@ -213,6 +241,6 @@ mod tests {
         assert!(
             !headers.contains_key("foo") && !headers.contains_key("keep-alive") && !headers.contains_key("connection")
         );
-        assert!(headers.contains_key("content-length") && headers.contains_key("x-secret"));
+        assert!(headers.contains_key("content-length") && headers.contains_key("x-consumer-id"));
     }
 }

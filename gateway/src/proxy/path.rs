@@ -63,6 +63,7 @@ pub async fn serve(
         upstream_path: String::new(),
         query: None,
         host: String::new(),
+        host_port: None,
         captures: Vec::new(),
         client: origin.client,
         peer_text: origin.peer_text,
@@ -104,6 +105,11 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
     let ex = &mut flight.exchange;
     let normal = sanitize::sanitize(&ex.request).map_err(refuse)?;
     (ex.path, ex.query, ex.host) = (normal.path, normal.query, normal.host);
+    ex.host_port = normal.port;
+    forward::strip_nominated(&mut ex.request.headers);
+    if ex.request.version == http::Version::HTTP_2 {
+        forward::join_cookies(&mut ex.request.headers);
+    }
     report::resolve_client(ex, &flight.local.snapshot.settings);
     let Some(edge) = &flight.worker.edge else { return Ok(normal.upgrade) };
     match edge.standings.of(ex.client.ip, ex.started_ns) {
@@ -126,7 +132,7 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     let facts = Facts {
         method: &ex.request.method,
         host: &ex.host,
-        port: ex.client.local_port,
+        port: ex.host_port.unwrap_or(ex.client.local_port),
         path: &ex.path,
         headers: &ex.request.headers,
         sni,
@@ -135,14 +141,16 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));
     ex.captures = found.captures;
+    // A route without paths strips the leading slash alone (Kong).
+    let matched = found.matched.max(1);
     flight.route = Some(found.route);
     if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
         return Err(https_required(ex, route.https_redirect));
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
-        ex.upstream_path = path::upstream_path(&service.path, &ex.path, found.matched, route.strip_path);
+        ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
     }
-    Ok(if route.strip_path { found.matched } else { 0 })
+    Ok(if route.strip_path { matched } else { 0 })
 }
 
 /// Kong's answers to plain HTTP on an HTTPS route.
@@ -266,11 +274,10 @@ fn tunneled(
 /// Runs the plugins on the head, then puts on it what they asked for.
 fn finish_head(flight: &mut Flight, response: &mut Response) {
     let local = Rc::clone(&flight.local);
-    if let Some(route) = flight.route.map(|r| &local.snapshot.routes[r]) {
-        for (i, slot) in route.chain.slots.iter().enumerate() {
-            if let Some(plugin) = flight.instance(i, slot) {
-                plugin.on_response(&mut flight.exchange, response);
-            }
+    let chain = flight.route.map_or(&local.snapshot.unmatched, |r| &local.snapshot.routes[r].chain);
+    for (i, slot) in chain.slots.iter().enumerate() {
+        if let Some(plugin) = flight.instance(i, slot) {
+            plugin.on_response(&mut flight.exchange, response);
         }
     }
     for (name, value, put) in std::mem::take(&mut flight.exchange.response_headers) {
@@ -290,7 +297,7 @@ fn finish_head(flight: &mut Flight, response: &mut Response) {
 
 /// The largest body that any plugin of the chain wants to see whole.
 fn response_limit(flight: &Flight, response: &Response) -> Option<usize> {
-    let chain = &flight.matched()?.chain;
+    let chain = flight.chain();
     let wanted = |(i, slot)| {
         flight.instance(i, slot).and_then(|p: &dyn Plugin| p.response_body_limit(&flight.exchange, response))
     };
@@ -303,7 +310,7 @@ fn answer(mut flight: Box<Flight>, response: Response, source: Source) -> hyper:
     let idle_max = route
         .and_then(|r| r.service)
         .map_or(std::time::Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout);
-    if route.is_some_and(|r| r.chain.logs) {
+    if flight.chain().logs {
         flight.sent_headers = Some(response.headers.clone());
     }
     let mut out = hyper::Response::new(AnswerBody::new(source, idle_max, flight));

@@ -18,6 +18,8 @@ pub struct Normal {
     pub query: Option<String>,
     /// Host in lower case, without a port; empty for an HTTP/1.0 request without one.
     pub host: String,
+    /// The port that stands beside the host.
+    pub port: Option<u16>,
     /// Whether it asks for a WebSocket.
     pub upgrade: bool,
 }
@@ -38,10 +40,10 @@ pub fn sanitize(request: &request::Parts) -> Result<Normal, Refusal> {
     for name in request.headers.keys() {
         lookalike(name)?;
     }
-    let host = host(request, h2)?;
+    let (host, port) = host(request, h2)?;
     let (path, query) = target(&request.uri, h2)?;
     let upgrade = upgrade(request, h2)?;
-    Ok(Normal { path, query, host, upgrade })
+    Ok(Normal { path, query, host, port, upgrade })
 }
 
 fn method(method: &Method) -> Result<(), Refusal> {
@@ -108,7 +110,7 @@ fn lookalike(name: &HeaderName) -> Result<(), Refusal> {
 }
 
 /// RFC 9112 §3.2, RFC 9113 §8.3.1: one host, well formed; the target's authority wins and must not be contradicted.
-fn host(request: &request::Parts, h2: bool) -> Result<String, Refusal> {
+fn host(request: &request::Parts, h2: bool) -> Result<(String, Option<u16>), Refusal> {
     let mut given = request.headers.get_all(HOST).iter();
     let header = given.next();
     if given.next().is_some() {
@@ -123,27 +125,31 @@ fn host(request: &request::Parts, h2: bool) -> Result<String, Refusal> {
         (Some(_), None) if !h2 && request.version == Version::HTTP_11 => return Err(Refusal::BadHost),
         (Some(authority), _) => authority,
         (None, Some(header)) => header,
-        (None, None) if request.version == Version::HTTP_10 => return Ok(String::new()),
+        (None, None) if request.version == Version::HTTP_10 => return Ok((String::new(), None)),
         (None, None) => return Err(Refusal::BadHost),
     };
     host_name(text).ok_or(Refusal::BadHost)
 }
 
-/// The name part of `host[:port]` in lower case, if the whole is well formed (RFC 3986 §3.2.2).
-fn host_name(text: &str) -> Option<String> {
+/// Name in lower case and port of `host[:port]`, if the whole is well formed (RFC 3986 §3.2.2).
+fn host_name(text: &str) -> Option<(String, Option<u16>)> {
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']')?;
             address.parse::<std::net::Ipv6Addr>().ok()?;
-            (&text[..address.len() + 2], after.strip_prefix(':').or(after.is_empty().then_some("0"))?)
+            let port = if after.is_empty() { None } else { Some(after.strip_prefix(':')?) };
+            (&text[..address.len() + 2], port)
         }
-        None => text.split_once(':').unwrap_or((text, "0")),
+        None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
     };
-    let port_ok =
-        !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let digits = |port: &str| port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    let port = match port {
+        Some(port) => Some(port.parse().ok().filter(|_| digits(port))?),
+        None => None,
+    };
     let label = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-    let name_ok = name.starts_with('[') || (!name.is_empty() && name.len() <= 255 && name.bytes().all(label));
-    (port_ok && name_ok).then(|| name.to_ascii_lowercase())
+    let fits = name.starts_with('[') || (!name.is_empty() && name.len() <= 255 && name.bytes().all(label));
+    fits.then(|| (name.to_ascii_lowercase(), port))
 }
 
 fn target(uri: &Uri, h2: bool) -> Result<(String, Option<String>), Refusal> {

@@ -216,9 +216,9 @@ impl Registry {
         self.0.lock().map_or(0, |t| t.gauges.values().map(|g| g.0).sum())
     }
 
-    /// Prometheus' text format.
+    /// Prometheus' text format. `node` is the id that Kong's families carry; without it they are left out.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render(&self, node: Option<&str>) -> String {
         let mut out = String::new();
         let Ok(t) = self.0.lock() else { return out };
         head(&mut out, "gateway_requests_total", "counter", "Finished requests by class of status.");
@@ -235,6 +235,9 @@ impl Registry {
         let _ = writeln!(out, "gateway_connections {}", t.gauges.values().map(|g| g.0).sum::<u64>());
         head(&mut out, "gateway_upstream_connections_idle", "gauge", "Upstream connections idle now.");
         let _ = writeln!(out, "gateway_upstream_connections_idle {}", t.gauges.values().map(|g| g.1).sum::<u64>());
+        if let Some(node) = node {
+            kong_node(&mut out, node, &t);
+        }
         counters(&mut out, "kong_http_requests_total", "HTTP status codes per consumer/service/route", &t.requests);
         counters(
             &mut out,
@@ -248,6 +251,25 @@ impl Registry {
             histograms(&mut out, "kong_request_latency_ms", &REQUEST_MS, &t.latencies, |l| &l.total);
         }
         out
+    }
+}
+
+/// What Kong tells of the process itself; nginx's names stay, since dashboards ask for them.
+fn kong_node(out: &mut String, node: &str, t: &Totals) {
+    head(out, "kong_node_info", "gauge", "Kong Node metadata information");
+    let _ = writeln!(out, "kong_node_info{{node_id=\"{node}\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    head(out, "kong_datastore_reachable", "gauge", "Datastore reachable from Kong, 0 is unreachable");
+    let _ = writeln!(out, "kong_datastore_reachable 1");
+    head(out, "kong_nginx_requests_total", "gauge", "Number of requests total");
+    let requests: u64 = t.classes.iter().sum();
+    let _ = writeln!(out, "kong_nginx_requests_total{{node_id=\"{node}\",subsystem=\"http\"}} {requests}");
+    head(out, "kong_nginx_connections_total", "gauge", "Number of connections by subsystem");
+    let active: u64 = t.gauges.values().map(|g| g.0).sum();
+    for (state, count) in [("accepted", t.accepted), ("active", active), ("handled", t.accepted), ("total", requests)] {
+        let _ = writeln!(
+            out,
+            "kong_nginx_connections_total{{node_id=\"{node}\",subsystem=\"http\",state=\"{state}\"}} {count}"
+        );
     }
 }
 

@@ -82,7 +82,8 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
 
 impl Checks {
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let mut checks = Checks { exp: false, nbf: false, expiration_s_max: 0 };
+        let expiration_s_max = fields.integer("maximum_expiration", 0..=31_536_000).unwrap_or(0);
+        let mut checks = Checks { exp: false, nbf: false, expiration_s_max };
         for (place, claim) in fields.strings("claims_to_verify").unwrap_or_default() {
             match claim.as_str() {
                 "exp" => checks.exp = true,
@@ -94,7 +95,6 @@ impl Checks {
                 }
             }
         }
-        checks.expiration_s_max = fields.integer("maximum_expiration", 0..=31_536_000).unwrap_or(0);
         if checks.expiration_s_max > 0 && !checks.exp {
             let place = fields.place_of("maximum_expiration");
             fields.report.mismatch(place, "`maximum_expiration` without `exp`", "`exp` in `claims_to_verify`");
