@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 
 use super::answer::{Lent, Source};
 use super::body::BodyError;
-use super::exchange::{Outcome, Response};
+use super::exchange::{Exchange, Outcome, Response};
 use super::flight::Flight;
 use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
@@ -119,15 +119,10 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         Some(query) => &[ex.upstream_path.as_str(), "?", query].concat(),
         None => &ex.upstream_path,
     };
-    let preserved;
     let host = if let Some(host) = &ex.upstream_host {
         host.as_bytes()
     } else if flight.matched().is_some_and(|r| r.preserve_host) && !ex.host.is_empty() {
-        preserved = ex.request.headers.get(http::header::HOST).map_or_else(
-            || ex.request.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default(),
-            |h| String::from_utf8_lossy(h.as_bytes()).into_owned(),
-        );
-        preserved.as_bytes()
+        given_host(ex)
     } else {
         target.host_header.as_bytes()
     };
@@ -155,6 +150,12 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         Some(Err(failure)) => Err(missed(&failure, idempotent)),
         None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
     }
+}
+
+/// The host that routed the request, as the client spelt it: the target's authority goes before the field (RFC 9112 §3.2.2).
+fn given_host(exchange: &Exchange) -> &[u8] {
+    let field = || exchange.request.headers.get(http::header::HOST).map(HeaderValue::as_bytes);
+    exchange.request.uri.authority().map(|a| a.as_str().as_bytes()).or_else(field).unwrap_or_default()
 }
 
 async fn connect(
