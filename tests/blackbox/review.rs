@@ -22,3 +22,23 @@ services:
     let reply = gateway.send(&Request::get("http://open.test/x").host("closed.test")).expect(200);
     assert_eq!(reply.echoed("host").as_deref(), Some("open.test"));
 }
+
+#[test]
+fn what_is_left_of_a_stripped_path_cannot_climb() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@/public
+  routes: [{ name: api, paths: [/api] }]
+"#,
+    ));
+    for target in
+        ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"]
+    {
+        let reply = gateway.get(target);
+        assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
+    }
+    assert_eq!(gateway.get("/api...x/y").expect(200).echoed_uri(), "/public/...x/y");
+}

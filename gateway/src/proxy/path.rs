@@ -147,10 +147,20 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
         return Err(https_required(ex, route.https_redirect));
     }
+    if route.strip_path && climbs(&ex.path, matched) {
+        return Err(refuse(Refusal::BadPath));
+    }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
         ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
     }
     Ok(if route.strip_path { matched } else { 0 })
+}
+
+/// Whether `strip_path` cuts `path` within a segment so that what is left begins with what some servers read as `..`:
+/// `/api..%2fadmin` is harmless as a whole, and is not without `/api`.
+fn climbs(path: &str, matched: usize) -> bool {
+    let rest = path.get(matched..).unwrap_or_default();
+    rest.starts_with(['.', '%']) && path::normalize(&["/", rest].concat()).is_err()
 }
 
 /// Kong's answers to plain HTTP on an HTTPS route.
