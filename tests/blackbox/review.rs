@@ -1,6 +1,8 @@
 //! What an attacker or an unlucky neighbour tried once and must not succeed with again.
 
-use gateway_tests::{Gateway, Request, Upstream};
+use std::time::{Duration, Instant};
+
+use gateway_tests::{Answer, Gateway, Request, Upstream};
 
 #[test]
 fn the_host_that_chose_the_route_is_the_one_that_is_preserved() {
@@ -21,6 +23,39 @@ services:
     gateway.send(&Request::get("/").host("closed.test")).expect(401);
     let reply = gateway.send(&Request::get("http://open.test/x").host("closed.test")).expect(200);
     assert_eq!(reply.echoed("host").as_deref(), Some("open.test"));
+}
+
+const TRANSFORMED: &str = r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 500
+  retries: 0
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: response-transformer, config: { add: { json: ["seen:yes"] } } }]
+"#;
+
+#[test]
+fn a_truncated_answer_is_never_whole_because_a_plugin_held_it() {
+    let upstream =
+        Upstream::raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\":1}");
+    let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
+    let reply = gateway.connect().try_send(&Request::get("/"));
+    assert!(!reply.as_ref().is_ok_and(|reply| reply.status == 200), "{reply:?}");
+}
+
+#[test]
+fn an_answer_that_stops_is_not_held_for_ever() {
+    let upstream = Upstream::new(|_| {
+        Answer::Stall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec(),
+        )
+    });
+    let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
+    let begun = Instant::now();
+    let reply = gateway.connect().try_send(&Request::get("/"));
+    assert!(!reply.as_ref().is_ok_and(|reply| reply.status == 200), "{reply:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]

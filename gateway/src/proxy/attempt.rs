@@ -220,30 +220,41 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS)
 }
 
-/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is.
-pub async fn hold_response(source: Source, bytes_max: usize, response: &mut Response) -> Source {
-    let Source::Upstream(mut body) = source else { return source };
+/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is. A silence of
+/// `idle_max` ends the wait.
+///
+/// # Errors
+/// The refusal to answer with, when the upstream breaks off or stops: nothing of the response was sent yet.
+pub async fn hold_response(
+    source: Source,
+    bytes_max: usize,
+    idle_max: Duration,
+    response: &mut Response,
+) -> Result<Source, Refusal> {
+    let Source::Upstream(mut body) = source else { return Ok(source) };
     if body.size_hint().lower() > bytes_max as u64 {
-        return Source::Upstream(body);
+        return Ok(Source::Upstream(body));
     }
     let mut held: VecDeque<Bytes> = VecDeque::new();
     let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    loop {
+        let frame = match tokio::time::timeout(idle_max, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(Refusal::UpstreamClosed),
+            Ok(None) => break,
+            Err(_) => return Err(Refusal::UpstreamTimeout),
+        };
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         held.push_back(data);
         if length > bytes_max {
-            return Source::Resumed(held, body);
+            return Ok(Source::Resumed(held, body));
         }
-    }
-    if !body.is_end_stream() {
-        // The upstream broke off: what there is goes out, and the break after it.
-        return Source::Resumed(held, body);
     }
     let mut whole = Vec::with_capacity(length);
     for data in held {
         whole.extend_from_slice(&data);
     }
     response.body = Some(whole.into());
-    Source::Empty
+    Ok(Source::Empty)
 }
