@@ -25,6 +25,54 @@ services:
     assert_eq!(reply.echoed("host").as_deref(), Some("open.test"));
 }
 
+#[test]
+fn clients_that_stall_do_not_open_a_circuit() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  write_timeout: 300
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: circuit-breaker, config: { minimum_requests: 4, open_for: 60 } }]
+gateway:
+  timeouts: { idle: 1s }
+"#,
+    ));
+    let stalled: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx").unwrap();
+            client
+        })
+        .collect();
+    for mut client in stalled {
+        client.read_reply("POST").unwrap().expect(408);
+    }
+    gateway.get("/").expect(200);
+}
+
+#[test]
+fn the_read_timeout_holds_for_requests_with_bodies() {
+    let upstream = Upstream::new(|_| Answer::Hang);
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 300
+  retries: 0
+  routes: [{ name: all, paths: [/] }]
+"#,
+    ));
+    for request in [Request::post("/", "hello"), Request::post("/", "hello").chunked(2)] {
+        let begun = Instant::now();
+        gateway.send(&request).expect(504);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
+
 const TRANSFORMED: &str = r#"
 _format_version: "3.0"
 services:

@@ -16,7 +16,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::answer::{Lent, Source};
-use super::body::BodyError;
+use super::body::{BodyError, Turn};
 use super::exchange::{Exchange, Outcome, Response};
 use super::flight::Flight;
 use super::forward::Border;
@@ -44,6 +44,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let taken = Rc::new(Cell::new(flight.taken_bytes));
     let already = taken.get();
     taken.set(0);
+    let turn = flight.exchange.body.turn();
     let body = Lent::new(std::mem::take(&mut flight.exchange.body), &taken);
     let mut now_ns = clock::monotonic_ns();
     flight.asked_ns = Some(now_ns);
@@ -53,7 +54,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
             missed.refusal = Refusal::NoTarget;
             break;
         };
-        let asked = Asked { service, stripped, upgrade, now_ns };
+        let asked = Asked { service, stripped, upgrade, now_ns, turn: turn.as_deref() };
         match try_target(flight, &asked, &target, body.clone()).await {
             Ok(answered) => {
                 flight.taken_bytes = already + taken.get();
@@ -95,6 +96,23 @@ struct Asked<'a> {
     stripped: usize,
     upgrade: bool,
     now_ns: u64,
+    /// Whose turn it is with a streamed body.
+    turn: Option<&'a Cell<Turn>>,
+}
+
+impl Asked<'_> {
+    fn turn(&self) -> Turn {
+        self.turn.map_or(Turn::Ended, Cell::get)
+    }
+
+    /// How long nothing may happen while it is somebody's turn.
+    fn limit(&self, turn: Turn, client: Duration) -> Duration {
+        match turn {
+            Turn::Client => client,
+            Turn::Taker => self.service.write_timeout,
+            Turn::Ended => self.service.read_timeout,
+        }
+    }
 }
 
 async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, body: Lent) -> Result<Answered, Missed> {
@@ -141,13 +159,14 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     };
     let idempotent = is_idempotent(method);
     let taken = Rc::clone(&body.taken);
-    // What is waited for is the upstream's answer once the client's body is with it.
-    let limit = if body.is_end_stream() { service.read_timeout } else { service.write_timeout };
+    let client_max = flight.local.snapshot.settings.timeouts.idle;
     let exchange = connection.exchange(&head, body, berth);
-    match within(&flight.worker, limit, now_ns, &taken, exchange).await {
+    match within(&flight.worker, asked, client_max, &taken, exchange).await {
         Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
         Some(Err(failure)) => Err(missed(&failure, idempotent)),
+        // A client that stalls says nothing about the upstream.
+        None if asked.turn() == Turn::Client => Err(Missed { refusal: Refusal::RequestTimeout, again: false }),
         None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
     }
 }
@@ -171,20 +190,27 @@ async fn connect(
     }
 }
 
-/// Waits for `future` as long as the client's body makes progress, else at most `limit`.
+/// Waits for `future` as long as the client's body makes progress, else as long as whoever is to move next may take.
 async fn within<T>(
     worker: &Worker,
-    limit: Duration,
-    now_ns: u64,
+    asked: &Asked<'_>,
+    client_max: Duration,
     taken: &Cell<u64>,
     future: impl Future<Output = T>,
 ) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    let mut timer = worker.timers.set(now_ns, limit);
+    let mut turn = asked.turn();
+    let mut limit = asked.limit(turn, client_max);
+    let mut timer = worker.timers.set(asked.now_ns, limit);
     let mut before = taken.get();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(value));
+        }
+        if turn != asked.turn() {
+            turn = asked.turn();
+            limit = asked.limit(turn, client_max);
+            timer.reset(clock::monotonic_ns(), limit);
         }
         while Pin::new(&mut timer).poll(cx).is_ready() {
             if taken.get() == before {
