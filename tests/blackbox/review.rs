@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_tests::{Answer, Gateway, Request, Upstream};
+use gateway_tests::deadline::unix_seconds;
+use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
 
 #[test]
 fn the_host_that_chose_the_route_is_the_one_that_is_preserved() {
@@ -104,6 +105,39 @@ fn an_answer_that_stops_is_not_held_for_ever() {
     let reply = gateway.connect().try_send(&Request::get("/"));
     assert!(!reply.as_ref().is_ok_and(|reply| reply.status == 200), "{reply:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_request_that_began_in_the_window_before_resets_no_counter() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: rate-limiting, config: { second: 2, limit_by: ip, policy: local } }]
+"#,
+    ));
+    let begun = unix_seconds();
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.write(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
+            client
+        })
+        .collect();
+    eventually("that second is over", || unix_seconds() > begun + 1);
+    let mut quick = gateway.connect();
+    let started = Instant::now();
+    let mut passed = 0;
+    for mut client in slow {
+        client.write(b"\r\n").unwrap();
+        passed += usize::from(client.read_reply("GET").unwrap().status == 200);
+        passed += usize::from(quick.get("/").status == 200);
+    }
+    let windows = 1 + started.elapsed().as_secs() as usize + 1;
+    assert!(passed <= 2 * windows, "{passed} of 40 passed within {windows} windows of 2");
 }
 
 #[test]
