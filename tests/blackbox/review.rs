@@ -1,9 +1,17 @@
 //! What an attacker or an unlucky neighbour tried once and must not succeed with again.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use gateway_tests::deadline::unix_seconds;
+use gateway_tests::deadline::{holds_within, unix_seconds};
 use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
+
+const OPEN: &str = r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+"#;
 
 #[test]
 fn the_host_that_chose_the_route_is_the_one_that_is_preserved() {
@@ -158,4 +166,38 @@ services:
         assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
     }
     assert_eq!(gateway.get("/api...x/y").expect(200).echoed_uri(), "/public/...x/y");
+}
+
+#[test]
+fn no_change_of_the_file_is_missed() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    for turn in 0..25 {
+        let text = format!("{}# {turn}\n", upstream.fill(OPEN));
+        // Spread over the second, so that each lies differently to whatever ticks.
+        thread::sleep(Duration::from_millis(37));
+        gateway.replace_file(&text);
+        let reloads = |count: u64| gateway.status()["config"]["reloads"].as_u64() >= Some(count);
+        assert!(holds_within(Duration::from_secs(5), || reloads(turn + 1)), "change {turn} was missed");
+    }
+}
+
+#[test]
+fn a_busy_folder_keeps_no_change_waiting() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let noisy = gateway.folder().join("noise");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let noise = thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            std::fs::write(&noisy, "x").unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    gateway.replace_file(&format!("{}# changed\n", upstream.fill(OPEN)));
+    let taken = holds_within(Duration::from_secs(5), || gateway.status()["config"]["reloads"] == 1);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    noise.join().unwrap();
+    assert!(taken, "the change waits for the folder to be quiet");
 }
