@@ -1,7 +1,7 @@
 //! Tells when a file changed: its folder is watched, since editors and Kubernetes replace files instead of writing them.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use notify::{RecursiveMode, Watcher};
@@ -9,10 +9,14 @@ use tokio::sync::mpsc;
 
 /// Changes come in bursts: the file is read when it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
+/// A folder that is never quiet keeps a change waiting for this long at most.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Changes of the file at `path`.
 pub struct Changes {
     events: mpsc::Receiver<()>,
+    /// When the first change came that was not told yet.
+    since: Option<Instant>,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -31,14 +35,26 @@ pub fn file(path: &Path) -> anyhow::Result<Changes> {
     })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("cannot watch {}", folder.display()))?;
-    Ok(Changes { events, _watcher: watcher })
+    Ok(Changes { events, since: None, _watcher: watcher })
 }
 
 impl Changes {
-    /// Waits for the next change, and until it is over.
+    /// Waits for the next change, and until it is over. Dropping the future loses no change.
     pub async fn recv(&mut self) -> Option<()> {
-        self.events.recv().await?;
-        while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
+        let since = match self.since {
+            Some(since) => since,
+            None => {
+                self.events.recv().await?;
+                *self.since.insert(Instant::now())
+            }
+        };
+        while let Some(left) = WAIT_MAX.checked_sub(since.elapsed()) {
+            match tokio::time::timeout(QUIET.min(left), self.events.recv()).await {
+                Ok(Some(())) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.since = None;
         Some(())
     }
 }

@@ -46,4 +46,5 @@ mod harness;
 // Abuse, and whole files as users have them.
 mod corpus;
 mod ladder;
+mod review;
 mod seed;

@@ -16,8 +16,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::answer::{Lent, Source};
-use super::body::BodyError;
-use super::exchange::{Outcome, Response};
+use super::body::{BodyError, Turn};
+use super::exchange::{Exchange, Outcome, Response};
 use super::flight::Flight;
 use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
@@ -44,6 +44,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let taken = Rc::new(Cell::new(flight.taken_bytes));
     let already = taken.get();
     taken.set(0);
+    let turn = flight.exchange.body.turn();
     let body = Lent::new(std::mem::take(&mut flight.exchange.body), &taken);
     let mut now_ns = clock::monotonic_ns();
     flight.asked_ns = Some(now_ns);
@@ -53,7 +54,7 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
             missed.refusal = Refusal::NoTarget;
             break;
         };
-        let asked = Asked { service, stripped, upgrade, now_ns };
+        let asked = Asked { service, stripped, upgrade, now_ns, turn: turn.as_deref() };
         match try_target(flight, &asked, &target, body.clone()).await {
             Ok(answered) => {
                 flight.taken_bytes = already + taken.get();
@@ -95,6 +96,23 @@ struct Asked<'a> {
     stripped: usize,
     upgrade: bool,
     now_ns: u64,
+    /// Whose turn it is with a streamed body.
+    turn: Option<&'a Cell<Turn>>,
+}
+
+impl Asked<'_> {
+    fn turn(&self) -> Turn {
+        self.turn.map_or(Turn::Ended, Cell::get)
+    }
+
+    /// How long nothing may happen while it is somebody's turn.
+    fn limit(&self, turn: Turn, client: Duration) -> Duration {
+        match turn {
+            Turn::Client => client,
+            Turn::Taker => self.service.write_timeout,
+            Turn::Ended => self.service.read_timeout,
+        }
+    }
 }
 
 async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, body: Lent) -> Result<Answered, Missed> {
@@ -119,15 +137,10 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         Some(query) => &[ex.upstream_path.as_str(), "?", query].concat(),
         None => &ex.upstream_path,
     };
-    let preserved;
     let host = if let Some(host) = &ex.upstream_host {
         host.as_bytes()
     } else if flight.matched().is_some_and(|r| r.preserve_host) && !ex.host.is_empty() {
-        preserved = ex.request.headers.get(http::header::HOST).map_or_else(
-            || ex.request.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default(),
-            |h| String::from_utf8_lossy(h.as_bytes()).into_owned(),
-        );
-        preserved.as_bytes()
+        given_host(ex)
     } else {
         target.host_header.as_bytes()
     };
@@ -146,15 +159,22 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     };
     let idempotent = is_idempotent(method);
     let taken = Rc::clone(&body.taken);
-    // What is waited for is the upstream's answer once the client's body is with it.
-    let limit = if body.is_end_stream() { service.read_timeout } else { service.write_timeout };
+    let client_max = flight.local.snapshot.settings.timeouts.idle;
     let exchange = connection.exchange(&head, body, berth);
-    match within(&flight.worker, limit, now_ns, &taken, exchange).await {
+    match within(&flight.worker, asked, client_max, &taken, exchange).await {
         Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
         Some(Err(failure)) => Err(missed(&failure, idempotent)),
+        // A client that stalls says nothing about the upstream.
+        None if asked.turn() == Turn::Client => Err(Missed { refusal: Refusal::RequestTimeout, again: false }),
         None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
     }
+}
+
+/// The host that routed the request, as the client spelt it: the target's authority goes before the field (RFC 9112 §3.2.2).
+fn given_host(exchange: &Exchange) -> &[u8] {
+    let field = || exchange.request.headers.get(http::header::HOST).map(HeaderValue::as_bytes);
+    exchange.request.uri.authority().map(|a| a.as_str().as_bytes()).or_else(field).unwrap_or_default()
 }
 
 async fn connect(
@@ -170,20 +190,27 @@ async fn connect(
     }
 }
 
-/// Waits for `future` as long as the client's body makes progress, else at most `limit`.
+/// Waits for `future` as long as the client's body makes progress, else as long as whoever is to move next may take.
 async fn within<T>(
     worker: &Worker,
-    limit: Duration,
-    now_ns: u64,
+    asked: &Asked<'_>,
+    client_max: Duration,
     taken: &Cell<u64>,
     future: impl Future<Output = T>,
 ) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    let mut timer = worker.timers.set(now_ns, limit);
+    let mut turn = asked.turn();
+    let mut limit = asked.limit(turn, client_max);
+    let mut timer = worker.timers.set(asked.now_ns, limit);
     let mut before = taken.get();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(value));
+        }
+        if turn != asked.turn() {
+            turn = asked.turn();
+            limit = asked.limit(turn, client_max);
+            timer.reset(clock::monotonic_ns(), limit);
         }
         while Pin::new(&mut timer).poll(cx).is_ready() {
             if taken.get() == before {
@@ -219,30 +246,41 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS)
 }
 
-/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is.
-pub async fn hold_response(source: Source, bytes_max: usize, response: &mut Response) -> Source {
-    let Source::Upstream(mut body) = source else { return source };
+/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is. A silence of
+/// `idle_max` ends the wait.
+///
+/// # Errors
+/// The refusal to answer with, when the upstream breaks off or stops: nothing of the response was sent yet.
+pub async fn hold_response(
+    source: Source,
+    bytes_max: usize,
+    idle_max: Duration,
+    response: &mut Response,
+) -> Result<Source, Refusal> {
+    let Source::Upstream(mut body) = source else { return Ok(source) };
     if body.size_hint().lower() > bytes_max as u64 {
-        return Source::Upstream(body);
+        return Ok(Source::Upstream(body));
     }
     let mut held: VecDeque<Bytes> = VecDeque::new();
     let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    loop {
+        let frame = match tokio::time::timeout(idle_max, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(Refusal::UpstreamClosed),
+            Ok(None) => break,
+            Err(_) => return Err(Refusal::UpstreamTimeout),
+        };
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         held.push_back(data);
         if length > bytes_max {
-            return Source::Resumed(held, body);
+            return Ok(Source::Resumed(held, body));
         }
-    }
-    if !body.is_end_stream() {
-        // The upstream broke off: what there is goes out, and the break after it.
-        return Source::Resumed(held, body);
     }
     let mut whole = Vec::with_capacity(length);
     for data in held {
         whole.extend_from_slice(&data);
     }
     response.body = Some(whole.into());
-    Source::Empty
+    Ok(Source::Empty)
 }

@@ -1,6 +1,8 @@
 //! Bodies: the client's on its way in (streamed, or held whole for a plugin that asked) with its size limit.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -19,6 +21,17 @@ pub enum BodyError {
     Client(#[from] hyper::Error),
 }
 
+/// Who has to move next so that a streamed body goes on; whoever is late is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The client: everything that came was taken.
+    Client,
+    /// Whoever takes the body.
+    Taker,
+    /// Nobody: it has ended.
+    Ended,
+}
+
 /// A request's body.
 #[derive(Default)]
 pub enum RequestBody {
@@ -33,6 +46,8 @@ pub enum RequestBody {
         incoming: Incoming,
         /// Bytes that may still come; `None` is no limit.
         left: Option<u64>,
+        /// Whose turn it is, also for those who have lent the body out.
+        turn: Rc<Cell<Turn>>,
     },
 }
 
@@ -40,7 +55,10 @@ impl RequestBody {
     /// The body of a request as hyper hands it over.
     #[must_use]
     pub fn of(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, left: None } }
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Stream { incoming, left: None, turn: Rc::new(Cell::new(Turn::Taker)) }
     }
 
     /// Allows at most `bytes` from here on; a tighter limit stays.
@@ -56,13 +74,22 @@ impl RequestBody {
         matches!(self, Self::Empty)
     }
 
+    /// Whose turn it is, if the body is streamed.
+    #[must_use]
+    pub fn turn(&self) -> Option<Rc<Cell<Turn>>> {
+        match self {
+            Self::Stream { turn, .. } => Some(Rc::clone(turn)),
+            _ => None,
+        }
+    }
+
     /// Reads the body to its end and holds it, if it has at most `bytes_max`; a longer or unknown-length one beyond the limit
     /// is an error.
     ///
     /// # Errors
     /// `TooLarge`, or the client's failure.
     pub async fn hold(&mut self, bytes_max: usize) -> Result<(), BodyError> {
-        let Self::Stream { incoming, left } = self else { return Ok(()) };
+        let Self::Stream { incoming, left, .. } = self else { return Ok(()) };
         let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
         if incoming.size_hint().lower() > bytes_max as u64 {
             return Err(BodyError::TooLarge);
@@ -103,11 +130,15 @@ impl Body for RequestBody {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
             }
-            Self::Stream { incoming, left } => {
-                let frame = match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
-                    Some(frame) => frame?,
-                    None => return Poll::Ready(None),
-                };
+            Self::Stream { incoming, left, turn } => {
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                turn.set(match polled {
+                    Poll::Pending => Turn::Client,
+                    Poll::Ready(Some(_)) if !incoming.is_end_stream() => Turn::Taker,
+                    Poll::Ready(_) => Turn::Ended,
+                });
+                let Some(frame) = std::task::ready!(polled) else { return Poll::Ready(None) };
+                let frame = frame?;
                 if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
                     match left.checked_sub(data.len() as u64) {
                         Some(rest) => *left = rest,

@@ -1,6 +1,7 @@
 //! THE PATH: everything that happens to a request, in order. Each step is a line of `decide`; each "no" is an answer.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
@@ -147,10 +148,20 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
         return Err(https_required(ex, route.https_redirect));
     }
+    if route.strip_path && climbs(&ex.path, matched) {
+        return Err(refuse(Refusal::BadPath));
+    }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
         ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
     }
     Ok(if route.strip_path { matched } else { 0 })
+}
+
+/// Whether `strip_path` cuts `path` within a segment so that what is left begins with what some servers read as `..`:
+/// `/api..%2fadmin` is harmless as a whole, and is not without `/api`.
+fn climbs(path: &str, matched: usize) -> bool {
+    let rest = path.get(matched..).unwrap_or_default();
+    rest.starts_with(['.', '%']) && path::normalize(&["/", rest].concat()).is_err()
 }
 
 /// Kong's answers to plain HTTP on an HTTPS route.
@@ -237,7 +248,11 @@ async fn proxied(
     report::tell(&flight, None, now_ns);
     let mut source = Source::Upstream(body);
     if let Some(bytes_max) = response_limit(&flight, &response) {
-        source = Box::pin(attempt::hold_response(source, bytes_max, &mut response)).await;
+        let held = Box::pin(attempt::hold_response(source, bytes_max, idle_max(&flight), &mut response)).await;
+        source = match held {
+            Ok(source) => source,
+            Err(refusal) => return own(flight, &refusal.reply()),
+        };
     }
     let held = response.body.is_some();
     finish_head(&mut flight, &mut response);
@@ -295,6 +310,12 @@ fn finish_head(flight: &mut Flight, response: &mut Response) {
     }
 }
 
+/// How long an upstream may be silent within its answer.
+fn idle_max(flight: &Flight) -> Duration {
+    let service = flight.matched().and_then(|r| r.service);
+    service.map_or(Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout)
+}
+
 /// The largest body that any plugin of the chain wants to see whole.
 fn response_limit(flight: &Flight, response: &Response) -> Option<usize> {
     let chain = flight.chain();
@@ -306,10 +327,7 @@ fn response_limit(flight: &Flight, response: &Response) -> Option<usize> {
 
 fn answer(mut flight: Box<Flight>, response: Response, source: Source) -> hyper::Response<AnswerBody> {
     flight.status = Some(response.status);
-    let route = flight.matched();
-    let idle_max = route
-        .and_then(|r| r.service)
-        .map_or(std::time::Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout);
+    let idle_max = idle_max(&flight);
     if flight.chain().logs {
         flight.sent_headers = Some(response.headers.clone());
     }

@@ -1,0 +1,203 @@
+//! What an attacker or an unlucky neighbour tried once and must not succeed with again.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gateway_tests::deadline::{holds_within, unix_seconds};
+use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
+
+const OPEN: &str = r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+"#;
+
+#[test]
+fn the_host_that_chose_the_route_is_the_one_that_is_preserved() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes:
+  - { name: open, hosts: [open.test], preserve_host: true }
+  - name: closed
+    hosts: [closed.test]
+    preserve_host: true
+    plugins: [{ name: key-auth }]
+"#,
+    ));
+    gateway.send(&Request::get("/").host("closed.test")).expect(401);
+    let reply = gateway.send(&Request::get("http://open.test/x").host("closed.test")).expect(200);
+    assert_eq!(reply.echoed("host").as_deref(), Some("open.test"));
+}
+
+#[test]
+fn clients_that_stall_do_not_open_a_circuit() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  write_timeout: 300
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: circuit-breaker, config: { minimum_requests: 4, open_for: 60 } }]
+gateway:
+  timeouts: { idle: 1s }
+"#,
+    ));
+    let stalled: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx").unwrap();
+            client
+        })
+        .collect();
+    for mut client in stalled {
+        client.read_reply("POST").unwrap().expect(408);
+    }
+    gateway.get("/").expect(200);
+}
+
+#[test]
+fn the_read_timeout_holds_for_requests_with_bodies() {
+    let upstream = Upstream::new(|_| Answer::Hang);
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 300
+  retries: 0
+  routes: [{ name: all, paths: [/] }]
+"#,
+    ));
+    for request in [Request::post("/", "hello"), Request::post("/", "hello").chunked(2)] {
+        let begun = Instant::now();
+        gateway.send(&request).expect(504);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
+
+const TRANSFORMED: &str = r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 500
+  retries: 0
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: response-transformer, config: { add: { json: ["seen:yes"] } } }]
+"#;
+
+#[test]
+fn a_truncated_answer_is_never_whole_because_a_plugin_held_it() {
+    let upstream =
+        Upstream::raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\":1}");
+    let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
+    let reply = gateway.connect().try_send(&Request::get("/"));
+    assert!(!reply.as_ref().is_ok_and(|reply| reply.status == 200), "{reply:?}");
+}
+
+#[test]
+fn an_answer_that_stops_is_not_held_for_ever() {
+    let upstream = Upstream::new(|_| {
+        Answer::Stall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec(),
+        )
+    });
+    let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
+    let begun = Instant::now();
+    let reply = gateway.connect().try_send(&Request::get("/"));
+    assert!(!reply.as_ref().is_ok_and(|reply| reply.status == 200), "{reply:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_request_that_began_in_the_window_before_resets_no_counter() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: rate-limiting, config: { second: 2, limit_by: ip, policy: local } }]
+"#,
+    ));
+    let begun = unix_seconds();
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.write(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
+            client
+        })
+        .collect();
+    eventually("that second is over", || unix_seconds() > begun + 1);
+    let mut quick = gateway.connect();
+    let started = Instant::now();
+    let mut passed = 0;
+    for mut client in slow {
+        client.write(b"\r\n").unwrap();
+        passed += usize::from(client.read_reply("GET").unwrap().status == 200);
+        passed += usize::from(quick.get("/").status == 200);
+    }
+    let windows = 1 + started.elapsed().as_secs() as usize + 1;
+    assert!(passed <= 2 * windows, "{passed} of 40 passed within {windows} windows of 2");
+}
+
+#[test]
+fn what_is_left_of_a_stripped_path_cannot_climb() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@/public
+  routes: [{ name: api, paths: [/api] }]
+"#,
+    ));
+    for target in
+        ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"]
+    {
+        let reply = gateway.get(target);
+        assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
+    }
+    assert_eq!(gateway.get("/api...x/y").expect(200).echoed_uri(), "/public/...x/y");
+}
+
+#[test]
+fn no_change_of_the_file_is_missed() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    for turn in 0..25 {
+        let text = format!("{}# {turn}\n", upstream.fill(OPEN));
+        // Spread over the second, so that each lies differently to whatever ticks.
+        thread::sleep(Duration::from_millis(37));
+        gateway.replace_file(&text);
+        let reloads = |count: u64| gateway.status()["config"]["reloads"].as_u64() >= Some(count);
+        assert!(holds_within(Duration::from_secs(5), || reloads(turn + 1)), "change {turn} was missed");
+    }
+}
+
+#[test]
+fn a_busy_folder_keeps_no_change_waiting() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let noisy = gateway.folder().join("noise");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let noise = thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            std::fs::write(&noisy, "x").unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    gateway.replace_file(&format!("{}# changed\n", upstream.fill(OPEN)));
+    let taken = holds_within(Duration::from_secs(5), || gateway.status()["config"]["reloads"] == 1);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    noise.join().unwrap();
+    assert!(taken, "the change waits for the folder to be quiet");
+}
