@@ -45,5 +45,6 @@ mod harness;
 
 // Abuse, and whole files as users have them.
 mod corpus;
+mod hostile;
 mod ladder;
 mod seed;
