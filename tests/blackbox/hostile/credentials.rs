@@ -76,7 +76,7 @@ consumers:
 const SECRET: &[u8] = b"ann-secret-of-more-than-32-bytes-abcdef";
 
 fn claims() -> Value {
-    json!({ "iss": "ann-key", "exp": unix_seconds() + 600 })
+    json!({ "iss": "ann-key", "exp": unix_seconds() + 600, "nbf": 1 })
 }
 
 /// A token of header and claims as they stand, signed well.
@@ -122,29 +122,29 @@ fn bodies() -> Vec<(String, String)> {
     for exp in ["0", "-1", "1", "\"never\"", "true", "null", "[]", "{}", "1e-9", "-0", "\"9999999999\"", "[9999999999]", "NaN",
         "Infinity", "1e999"]
     {
-        out.push((format!("exp {exp}"), signed(header, &format!("{{\"iss\":\"ann-key\",\"exp\":{exp}}}"))));
+        out.push((format!("exp {exp}"), signed(header, &format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp}}}"))));
     }
     for (what, body) in [
-        ("no exp", "{\"iss\":\"ann-key\"}".to_owned()),
-        ("an exp of yesterday", format!("{{\"iss\":\"ann-key\",\"exp\":{}}}", now - 86_400)),
-        ("exp twice", format!("{{\"iss\":\"ann-key\",\"exp\":1,\"exp\":{exp}}}")),
-        ("exp twice, reversed", format!("{{\"iss\":\"ann-key\",\"exp\":{exp},\"exp\":1}}")),
+        ("no exp", "{\"iss\":\"ann-key\",\"nbf\":1}".to_owned()),
+        ("an exp of yesterday", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{}}}", now - 86_400)),
+        ("exp twice", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":1,\"exp\":{exp}}}")),
+        ("exp twice, reversed", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"exp\":1}}")),
         ("nbf of tomorrow", format!("{{\"iss\":\"ann-key\",\"exp\":{exp},\"nbf\":{}}}", now + 86_400)),
         ("nbf of text", format!("{{\"iss\":\"ann-key\",\"exp\":{exp},\"nbf\":\"x\"}}")),
-        ("no iss", format!("{{\"exp\":{exp}}}")),
-        ("an empty iss", format!("{{\"iss\":\"\",\"exp\":{exp}}}")),
-        ("another iss", format!("{{\"iss\":\"eve\",\"exp\":{exp}}}")),
-        ("a list for iss", format!("{{\"iss\":[\"ann-key\"],\"exp\":{exp}}}")),
-        ("an object for iss", format!("{{\"iss\":{{\"a\":\"ann-key\"}},\"exp\":{exp}}}")),
-        ("a number for iss", format!("{{\"iss\":1,\"exp\":{exp}}}")),
-        ("iss with a NUL", format!("{{\"iss\":\"ann-key\\u0000\",\"exp\":{exp}}}")),
-        ("iss in capitals", format!("{{\"iss\":\"ANN-KEY\",\"exp\":{exp}}}")),
-        ("iss twice", format!("{{\"iss\":\"eve\",\"iss\":\"ann-key\",\"exp\":{exp}}}")),
+        ("no iss", format!("{{\"nbf\":1,\"exp\":{exp}}}")),
+        ("an empty iss", format!("{{\"nbf\":1,\"iss\":\"\",\"exp\":{exp}}}")),
+        ("another iss", format!("{{\"nbf\":1,\"iss\":\"eve\",\"exp\":{exp}}}")),
+        ("a list for iss", format!("{{\"nbf\":1,\"iss\":[\"ann-key\"],\"exp\":{exp}}}")),
+        ("an object for iss", format!("{{\"nbf\":1,\"iss\":{{\"a\":\"ann-key\"}},\"exp\":{exp}}}")),
+        ("a number for iss", format!("{{\"nbf\":1,\"iss\":1,\"exp\":{exp}}}")),
+        ("iss with a NUL", format!("{{\"nbf\":1,\"iss\":\"ann-key\\u0000\",\"exp\":{exp}}}")),
+        ("iss in capitals", format!("{{\"nbf\":1,\"iss\":\"ANN-KEY\",\"exp\":{exp}}}")),
+        ("iss twice", format!("{{\"nbf\":1,\"iss\":\"eve\",\"iss\":\"ann-key\",\"exp\":{exp}}}")),
         ("no object", "[]".into()),
         ("no JSON", "exp".into()),
         ("nothing", String::new()),
-        ("5 000 levels", format!("{{\"iss\":\"ann-key\",\"exp\":{exp},\"x\":{}{}}}", "[".repeat(2500), "]".repeat(2500))),
-        ("200 KB", format!("{{\"iss\":\"ann-key\",\"exp\":{exp},\"x\":\"{}\"}}", "a".repeat(150_000))),
+        ("5 000 levels", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"x\":{}{}}}", "[".repeat(2500), "]".repeat(2500))),
+        ("200 KB", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"x\":\"{}\"}}", "a".repeat(150_000))),
     ] {
         out.push((what.to_owned(), signed(header, &body)));
     }
@@ -172,19 +172,19 @@ fn signatures(es256: &Es256) -> Vec<(String, String)> {
         ("an empty secret", hmac_token("HS256", &claims(), b"\0")),
         ("HS512 for HS256", hmac_token("HS512", &claims(), SECRET)),
         ("the public key as a secret", {
-            let claims = json!({ "iss": "ann-es", "exp": unix_seconds() + 600 });
+            let claims = json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 });
             hmac_token("HS256", &claims, es256.public_pem().as_bytes())
         }),
         ("a signature of zeros", {
             let text = format!(
                 "{}.{}",
                 base64url(json!({ "alg": "ES256" }).to_string()),
-                base64url(json!({ "iss": "ann-es", "exp": unix_seconds() + 600 }).to_string())
+                base64url(json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 }).to_string())
             );
             format!("{text}.{}", base64url([0u8; 64]))
         }),
         ("another's token", {
-            Es256::new().token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600 }))
+            Es256::new().token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 }))
         }),
         ("a header changed", {
             let other = hmac_token_with(&json!({ "alg": "HS256", "x": 1 }), &claims(), b"other");
@@ -215,7 +215,7 @@ fn only_a_good_token() {
     let good = hmac_token("HS256", &claims(), SECRET);
     let bearer = |token: &str| Request::get("/jwt/x").header("Authorization", &format!("Bearer {token}"));
     gateway.send(&bearer(&good)).expect(200);
-    gateway.send(&bearer(&es256.token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600 })))).expect(200);
+    gateway.send(&bearer(&es256.token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 })))).expect(200);
     let before = upstream.count();
     let mut cases: Vec<(String, Request)> = Vec::new();
     for (what, token) in [headers(), bodies(), signatures(&es256)].concat() {

@@ -110,15 +110,8 @@ pub(super) fn may_trail(name: &HeaderName) -> bool {
 }
 
 fn is_trailing(name: &str) -> bool {
-    const IDENTITY: [&str; 7] = [
-        "x-anonymous-",
-        "x-authenticated-",
-        "x-consumer-",
-        "x-credential-",
-        "x-forwarded-",
-        "x-kong-",
-        "x-real-ip",
-    ];
+    const IDENTITY: [&str; 7] =
+        ["x-anonymous-", "x-authenticated-", "x-consumer-", "x-credential-", "x-forwarded-", "x-kong-", "x-real-ip"];
     let listed = matches!(
         name,
         "age"
