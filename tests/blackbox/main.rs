@@ -45,6 +45,7 @@ mod harness;
 
 // Abuse, and whole files as users have them.
 mod corpus;
+mod hostile;
 mod ladder;
 mod review;
 mod seed;

@@ -232,6 +232,11 @@ impl Client {
             }
     }
 
+    /// Waits for a byte as long as [`Client::patience`] says; false if none came.
+    pub fn await_byte(&mut self) -> bool {
+        !self.wire.buffered().is_empty() || matches!(self.wire.fill(), Ok(1..))
+    }
+
     /// Everything until the other side closes, or until nothing has come for `idle`; whether it closed.
     pub fn drain(&mut self, idle: Duration) -> (Vec<u8>, bool) {
         self.patience(idle);

@@ -38,6 +38,7 @@ fn ends_here(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
             | "expect"
+            | "http2-settings"
             | "via"
             | "x-real-ip"
             | "x-kong-request-id"

@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::UPGRADE;
 use http::response::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -48,14 +49,19 @@ struct Awaited {
     /// Why sending stopped; a response may still explain it.
     write_failure: Option<Reason>,
     to_head: bool,
-    upgrade: bool,
+    upgrade: Option<HeaderValue>,
     scanned: usize,
     interim: u32,
     interim_bytes: usize,
 }
 
 impl<S, B, H> Exchange<S, B, H> {
-    pub(super) fn new(live: Live<S, H>, sender: Result<Sender<B>, Reason>, to_head: bool, upgrade: bool) -> Self {
+    pub(super) fn new(
+        live: Live<S, H>,
+        sender: Result<Sender<B>, Reason>,
+        to_head: bool,
+        upgrade: Option<HeaderValue>,
+    ) -> Self {
         let (sender, refused) = match sender {
             Ok(sender) => (Some(sender), None),
             Err(reason) => (None, Some(reason)),
@@ -176,6 +182,15 @@ impl Awaited {
         parse::parse_head(&read.split(end as u64), self.to_head).map(Some)
     }
 
+    /// Whether a 101 grants what was asked for, and nothing else (RFC 9110 section 7.8).
+    fn is_granted(&self, headers: &HeaderMap) -> bool {
+        let mut given = headers.get_all(UPGRADE).iter();
+        match (&self.upgrade, given.next(), given.next()) {
+            (Some(asked), Some(given), None) => asked.as_bytes().eq_ignore_ascii_case(given.as_bytes()),
+            _ => false,
+        }
+    }
+
     fn conclude<S, B, H>(
         &self,
         head: ResponseHead,
@@ -190,7 +205,7 @@ impl Awaited {
     {
         let ResponseHead { parts, delimiter, reusable } = head;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.upgrade || !live.is_sent {
+            if !self.is_granted(&parts.headers) || !live.is_sent {
                 return Err(live.failure(Reason::UnaskedUpgrade, true));
             }
             let (io, early) = live.into_transport();
