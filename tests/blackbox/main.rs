@@ -23,6 +23,8 @@ mod scopes;
 
 // One module a plugin, named as the plugin is.
 mod acl;
+mod basic_auth;
+mod bot_detection;
 mod circuit_breaker;
 mod correlation_id;
 mod cors;
@@ -32,6 +34,7 @@ mod jwt;
 mod key_auth;
 mod prometheus;
 mod rate_limiting;
+mod redirect;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;

@@ -6,9 +6,11 @@ use http::HeaderValue;
 
 use super::compile::reference;
 use super::ids;
-use crate::document::{Fields, Node, Place, Report};
+use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
-use crate::identity::{ApiKey, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret};
+use crate::identity::{
+    ApiKey, BasicCredential, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret, password_digest,
+};
 
 /// Identities, and the plugins that were nested in consumers.
 #[derive(Default)]
@@ -20,11 +22,16 @@ pub struct Read<'a> {
 }
 
 /// Credentials of plugins that are not built yet; each names its plugin.
-const NOT_BUILT: &[&str] = &["basicauth_credentials", "hmacauth_credentials", "oauth2_credentials"];
+const NOT_BUILT: &[&str] = &["hmacauth_credentials", "oauth2_credentials"];
+
+/// Credentials that are read.
+const BUILT: [&str; 4] = ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "acls"];
 
 /// Reads the consumers with all that is nested, then the top-level credentials.
 pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
     let report = root.report;
+    // `_transform: false` says that secrets stand in the file in the form in which they are stored.
+    let stored = root.node("_transform").is_some_and(|node| matches!(node.value, Value::Bool(false)));
     let mut read = Read::default();
     let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
     let mut custom_ids: HashMap<String, Place> = HashMap::new();
@@ -41,7 +48,7 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
             duplicate(report, f.place(), "consumers", "custom_id", custom);
         }
         let index = read.identities.add_consumer(consumer);
-        for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+        for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
             nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
         }
         read.plugins.extend(f.list("plugins").unwrap_or_default().iter().map(|n| (n, index)));
@@ -49,11 +56,11 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
             report.error(f.place_of("groups"), "`groups` of a consumer is a key of decK and of the enterprise edition");
         }
     }
-    for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+    for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
         nested.extend(root.list(kind).unwrap_or_default().iter().map(|n| (kind, n, None)));
     }
     for (kind, node, owner) in nested {
-        credential(kind, node, owner, report, &mut read.identities, &mut groups);
+        credential(kind, node, owner, report, &mut read.identities, &mut groups, stored);
     }
     for (index, names) in groups {
         let header = HeaderValue::from_str(&names.join(", ")).ok();
@@ -98,6 +105,7 @@ fn credential(
     report: &Report,
     identities: &mut Identities,
     groups: &mut HashMap<ConsumerIndex, Vec<String>>,
+    stored: bool,
 ) {
     if NOT_BUILT.contains(&kind) {
         report.unsupported(node.place, format!("`{kind}`"), None);
@@ -131,6 +139,7 @@ fn credential(
     match kind {
         "acls" => acl(&f, index, groups),
         "keyauth_credentials" => api_key(&f, index, identities),
+        "basicauth_credentials" => basic(&f, index, identities, stored),
         _ => jwt_secret(&f, index, identities),
     }
 }
@@ -139,6 +148,7 @@ fn known_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "acls" => &["group"],
         "keyauth_credentials" => &["key", "ttl"],
+        "basicauth_credentials" => &["username", "password"],
         _ => &["key", "secret", "algorithm", "rsa_public_key"],
     }
 }
@@ -171,6 +181,36 @@ fn api_key(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
             "uniqueness violation: 'keyauth_credentials' entity with this key already declared, or empty",
         );
     }
+}
+
+/// `stored`: the password is Kong's digest of it already.
+fn basic(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities, stored: bool) {
+    let username = f.required_string("username");
+    let id = ids::of_entity(f, "basicauth_credentials", username.as_deref()).to_string();
+    let password = f.required_string("password");
+    let (Some(username), Some(password)) = (username, password) else { return };
+    let consumer = identities.consumer(index).map_or("", |consumer| consumer.id.as_str());
+    let digest = if stored { sha1_of(&password) } else { Some(password_digest(&password, consumer)) };
+    let Some(password) = digest else {
+        f.report.mismatch(
+            f.place_of("password"),
+            "`password` with `_transform: false`",
+            "40 hexadecimal digits: SHA-1 of the password and the consumer's id",
+        );
+        return;
+    };
+    if !identities.add_basic(&username, BasicCredential { id, consumer: index, password }) {
+        duplicate(f.report, f.place_of("username"), "basicauth_credentials", "username", &username);
+    }
+}
+
+fn sha1_of(text: &str) -> Option<[u8; 20]> {
+    let mut digest = [0; 20];
+    let digits = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    for (i, byte) in digest.iter_mut().enumerate().filter(|_| digits) {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    digits.then_some(digest)
 }
 
 fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {

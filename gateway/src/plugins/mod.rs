@@ -130,15 +130,18 @@ pub struct Kind {
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
 pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
+    auth::bot_detection::KIND,
     protocol::cors::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
+    auth::basic_auth::KIND,
     auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,
+    traffic::redirect::KIND,
     observe::prometheus::KIND,
     observe::file_log::KIND,
     traffic::request_termination::KIND,

@@ -142,6 +142,10 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));
     ex.captures = found.captures;
+    if !ex.captures.is_empty() {
+        // Kong's capture 0, the whole match.
+        ex.captures.push(("0".to_owned(), ex.path.get(..found.matched).unwrap_or_default().to_owned()));
+    }
     // A route without paths strips the leading slash alone (Kong).
     let matched = found.matched.max(1);
     flight.route = Some(found.route);

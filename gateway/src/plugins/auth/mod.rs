@@ -3,6 +3,8 @@
 
 pub mod acl;
 mod arguments;
+pub mod basic_auth;
+pub mod bot_detection;
 pub mod ip_restriction;
 pub mod jwt;
 mod jwt_token;
@@ -63,6 +65,12 @@ struct Anonymous {
 
 impl Gate {
     fn read(plugin: &'static str, fields: &Fields<'_>, setup: &Setup<'_>) -> Self {
+        let run_on_preflight = fields.boolean("run_on_preflight").unwrap_or(true);
+        Gate { run_on_preflight, ..Gate::read_anonymous(plugin, fields, setup) }
+    }
+
+    /// For a plugin without `run_on_preflight`.
+    fn read_anonymous(plugin: &'static str, fields: &Fields<'_>, setup: &Setup<'_>) -> Self {
         let name = fields.string("anonymous").filter(|name| !name.is_empty());
         let anonymous = name.map(|name| {
             let consumer = setup.identities.consumer_named(&name);
@@ -72,8 +80,7 @@ impl Gate {
             }
             Anonymous { name, consumer }
         });
-        let run_on_preflight = fields.boolean("run_on_preflight").unwrap_or(true);
-        Gate { plugin, identities: Arc::clone(setup.identities), anonymous, run_on_preflight }
+        Gate { plugin, identities: Arc::clone(setup.identities), anonymous, run_on_preflight: true }
     }
 
     /// Whether the plugin has nothing to do: a preflight that is let through, or somebody known already where `anonymous`
@@ -201,7 +208,7 @@ pub(crate) mod bench {
     use super::*;
     use crate::document::Report;
     use crate::document::tree::parse;
-    use crate::identity::{ApiKey, JwtSecret};
+    use crate::identity::{ApiKey, BasicCredential, JwtSecret};
     use crate::plugins::{Plugin, Shared, kind};
     use crate::telemetry::writer::LogWriter;
 
@@ -225,6 +232,8 @@ pub(crate) mod bench {
         for (consumer, key) in [(0, "alice-key"), (1, "bob-key")] {
             identities.add_key(key, ApiKey { id: format!("credential-{key}"), consumer });
         }
+        let password = crate::identity::password_digest("bob:secret", "id-of-bob");
+        identities.add_basic("bob", BasicCredential { id: "credential-bob".to_owned(), consumer: 1, password });
         for secret in secrets {
             assert!(identities.add_jwt(secret), "one key, one credential");
         }
