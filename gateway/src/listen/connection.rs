@@ -1,6 +1,5 @@
 //! One client connection: TLS if asked, then HTTP/1.1 or HTTP/2 as the client offers.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -92,8 +91,7 @@ where
             let (started_ns, serving) = presence.enter();
             let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
             let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving };
-            let worker = Rc::clone(&worker);
-            async move { Ok::<_, Infallible>(path::serve(worker, origin, request).await) }
+            path::serve(Rc::clone(&worker), origin, request)
         })
     };
     if h2 {

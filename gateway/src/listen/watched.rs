@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::presence::Presence;
 
+/// Slices of no more than this in sum are written as one: the kernel takes a buffer with less work than a list, bytes.
+const GATHERED_BYTES_MAX: usize = 1024;
+
 /// A watched stream.
 pub struct Watched<S> {
     stream: S,
@@ -44,6 +47,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if bufs.iter().map(|slice| slice.len()).sum::<usize>() <= GATHERED_BYTES_MAX {
+            let mut gathered = [0; GATHERED_BYTES_MAX];
+            let mut length = 0;
+            for slice in bufs {
+                gathered[length..length + slice.len()].copy_from_slice(slice);
+                length += slice.len();
+            }
+            return self.poll_write(cx, &gathered[..length]);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.presence.stalled(written.is_pending());
         written

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
 use super::path::Answered;
 use super::reply::{Refusal, Reply};
-use super::transport::{self, Endpoint};
+use super::transport::{self, Berth, Endpoint, Transport};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::snapshot::{Service, Target};
@@ -41,11 +41,9 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let local = Rc::clone(&flight.local);
     let service_index = service;
     let service = &local.snapshot.services[service];
-    let taken = Rc::new(Cell::new(flight.taken_bytes));
-    let already = taken.get();
-    taken.set(0);
+    let already = flight.taken_bytes;
     let turn = flight.exchange.body.turn();
-    let body = Lent::new(std::mem::take(&mut flight.exchange.body), &taken);
+    let body = Lent::new(std::mem::take(&mut flight.exchange.body));
     let mut now_ns = clock::monotonic_ns();
     flight.asked_ns = Some(now_ns);
     let mut missed = Missed { refusal: Refusal::NoTarget, again: false };
@@ -55,9 +53,9 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
             break;
         };
         let asked = Asked { service, stripped, upgrade, now_ns, turn: turn.as_deref() };
-        match try_target(flight, &asked, &target, body.clone()).await {
+        match try_target(flight, &asked, target, body.clone()).await {
             Ok(answered) => {
-                flight.taken_bytes = already + taken.get();
+                flight.taken_bytes = already + body.taken();
                 return Ok(answered);
             }
             Err(miss) => {
@@ -68,11 +66,11 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
                 now_ns = clock::monotonic_ns();
             }
         }
-        if !missed.again || !body.untouched() {
+        if !missed.again || body.taken() > 0 {
             break;
         }
     }
-    flight.taken_bytes = already + taken.get();
+    flight.taken_bytes = already + body.taken();
     let outcome = match missed.refusal {
         Refusal::UpstreamTimeout | Refusal::UpstreamConnectTimeout => Outcome::TimedOut,
         Refusal::BodyTooLarge | Refusal::BadRequest | Refusal::RequestTimeout => Outcome::Abandoned,
@@ -82,12 +80,11 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     Err(Box::new(missed.refusal.reply()))
 }
 
-fn next_target(flight: &Flight, id: usize, service: &Service) -> Option<Target> {
-    let chosen = match service.targets.as_slice() {
+fn next_target<'a>(flight: &Flight, id: usize, service: &'a Service) -> Option<&'a Target> {
+    Some(match service.targets.as_slice() {
         [only] if only.weight > 0 => only,
         targets => &targets[flight.worker.turns.next(id, targets.iter().map(|t| t.weight))?],
-    };
-    Some(chosen.clone())
+    })
 }
 
 /// What stays the same whichever target is tried.
@@ -132,6 +129,29 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         // Boxed, as what follows only now and then: it would make every request's future larger.
         None => Box::pin(connect(flight, service, &endpoint)).await?,
     };
+    let method = flight.exchange.upstream_method.as_ref().unwrap_or(&flight.exchange.request.method);
+    let idempotent = is_idempotent(method);
+    let exchange = pin!(begin(flight, asked, target, connection, body.clone(), berth));
+    let client_max = flight.local.snapshot.settings.timeouts.idle;
+    match within(&flight.worker, asked, client_max, &body, exchange).await {
+        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
+        Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
+        Some(Err(failure)) => Err(missed(&failure, idempotent)),
+        // A client that stalls says nothing about the upstream.
+        None if asked.turn() == Turn::Client => Err(Missed { refusal: Refusal::RequestTimeout, again: false }),
+        None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
+    }
+}
+
+/// Writes the request's head. Not part of the future above: what it needs on the way would make that larger.
+fn begin(
+    flight: &Flight,
+    asked: &Asked<'_>,
+    target: &Target,
+    connection: h1::Connection<Transport>,
+    body: Lent,
+    berth: Berth,
+) -> h1::Exchange<Transport, Lent, Berth> {
     let ex = &flight.exchange;
     let path = match &ex.query {
         Some(query) => &[ex.upstream_path.as_str(), "?", query].concat(),
@@ -157,18 +177,7 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         trailers: border.takes_trailers(),
         upgrade: asked.upgrade.then_some(&websocket),
     };
-    let idempotent = is_idempotent(method);
-    let taken = Rc::clone(&body.taken);
-    let client_max = flight.local.snapshot.settings.timeouts.idle;
-    let exchange = connection.exchange(&head, body, berth);
-    match within(&flight.worker, asked, client_max, &taken, exchange).await {
-        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
-        Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
-        Some(Err(failure)) => Err(missed(&failure, idempotent)),
-        // A client that stalls says nothing about the upstream.
-        None if asked.turn() == Turn::Client => Err(Missed { refusal: Refusal::RequestTimeout, again: false }),
-        None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
-    }
+    connection.exchange(&head, body, berth)
 }
 
 /// The host that routed the request, as the client spelt it: the target's authority goes before the field (RFC 9112 §3.2.2).
@@ -177,11 +186,7 @@ fn given_host(exchange: &Exchange) -> &[u8] {
     exchange.request.uri.authority().map(|a| a.as_str().as_bytes()).or_else(field).unwrap_or_default()
 }
 
-async fn connect(
-    flight: &Flight,
-    service: &Service,
-    endpoint: &Endpoint,
-) -> Result<h1::Connection<transport::Transport>, Missed> {
+async fn connect(flight: &Flight, service: &Service, endpoint: &Endpoint) -> Result<h1::Connection<Transport>, Missed> {
     let opening = transport::connect(endpoint, &flight.worker.tls);
     match tokio::time::timeout(service.connect_timeout, opening).await {
         Ok(Ok(connection)) => Ok(connection),
@@ -195,14 +200,13 @@ async fn within<T>(
     worker: &Worker,
     asked: &Asked<'_>,
     client_max: Duration,
-    taken: &Cell<u64>,
-    future: impl Future<Output = T>,
+    body: &Lent,
+    mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut future = std::pin::pin!(future);
     let mut turn = asked.turn();
     let mut limit = asked.limit(turn, client_max);
     let mut timer = worker.timers.set(asked.now_ns, limit);
-    let mut before = taken.get();
+    let mut before = body.taken();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(value));
@@ -213,10 +217,10 @@ async fn within<T>(
             timer.reset(clock::monotonic_ns(), limit);
         }
         while Pin::new(&mut timer).poll(cx).is_ready() {
-            if taken.get() == before {
+            if body.taken() == before {
                 return Poll::Ready(None);
             }
-            before = taken.get();
+            before = body.taken();
             timer.reset(clock::monotonic_ns(), limit);
         }
         Poll::Pending

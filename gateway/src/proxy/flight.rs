@@ -31,7 +31,7 @@ pub struct Flight {
     own: u64,
     outcome_told: bool,
     /// Attempts at the upstream.
-    pub tries: smallvec::SmallVec<[Try; 2]>,
+    pub tries: smallvec::SmallVec<[Try; 1]>,
     /// When the upstream was asked, monotonic nanoseconds.
     pub asked_ns: Option<u64>,
     /// When its head came.
@@ -43,7 +43,7 @@ pub struct Flight {
     /// Why the gateway answered itself.
     pub reason: Option<&'static str>,
     /// Headers sent, kept only when a log plugin wants them.
-    pub sent_headers: Option<HeaderMap>,
+    pub sent_headers: Option<Box<HeaderMap>>,
     /// Body bytes sent to the client.
     pub sent_bytes: u64,
     /// Body bytes taken from the client.
@@ -168,7 +168,7 @@ impl Drop for Flight {
             self.worker.leave_degraded(self.exchange.client.ip);
         }
         let empty = HeaderMap::new();
-        let record = self.record(self.sent_headers.as_ref().unwrap_or(&empty), now_ns);
+        let record = self.record(self.sent_headers.as_deref().unwrap_or(&empty), now_ns);
         self.worker.count(&Sample::of(&record, self.chain().metrics));
         if self.local.snapshot.settings.access_log.is_some() {
             self.worker.log_line(|line| access::write(line, &record));

@@ -165,7 +165,7 @@ impl<'a> Border<'a> {
         added.push(tell(&X_FORWARDED_PROTO, if ex.client.tls { "https" } else { "http" }));
         added.push(tell(&X_FORWARDED_HOST, &ex.host));
         added.push(tell(&X_FORWARDED_PORT, &ex.port_text));
-        added.push(tell(&X_FORWARDED_PATH, ex.raw_uri.split('?').next().unwrap_or_default()));
+        added.push(tell(&X_FORWARDED_PATH, ex.request.uri.path()));
         if self.stripped.len() > 1 {
             added.push(tell(&X_FORWARDED_PREFIX, self.stripped));
         }

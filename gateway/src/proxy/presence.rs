@@ -61,7 +61,9 @@ impl Presence {
     pub fn enter(self: &Arc<Self>) -> (u64, Serving) {
         self.in_flight.store(self.in_flight.load(Relaxed) + 1, Relaxed);
         self.served.store(self.served.load(Relaxed) + 1, Relaxed);
-        let began = match self.head_since.swap(0, Relaxed) {
+        let head_since = self.head_since.load(Relaxed);
+        self.head_since.store(0, Relaxed);
+        let began = match head_since {
             0 => clock::monotonic_ns(),
             since => since,
         };

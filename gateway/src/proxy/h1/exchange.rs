@@ -169,6 +169,9 @@ impl Awaited {
     fn take_head<S, H>(&mut self, live: &mut Live<S, H>) -> Result<Option<ResponseHead>, Reason> {
         let limit = live.connection.limits.head_bytes_max;
         let read = &mut live.connection.read;
+        if read.is_empty() {
+            return Ok(None);
+        }
         if !parse::may_begin(read.bytes()) {
             return Err(Reason::HeadSyntax);
         }
