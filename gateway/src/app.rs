@@ -189,8 +189,8 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => app.reload("SIGHUP"),
-            Some(()) = changes.recv() => app.reload("file change"),
+            _ = hangup.recv() => drop(app.tell(app.running.reload(), "SIGHUP")),
+            Some(()) = changes.recv() => drop(app.tell(app.running.reload_if_changed(), "file change")),
             _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
         }
     }
@@ -231,10 +231,6 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
-    fn reload(&self, why: &str) {
-        self.tell(self.running.reload(), why);
-    }
-
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
     fn tell(&self, outcome: Reload, why: &str) -> Reload {
         match &outcome {

@@ -201,3 +201,14 @@ fn a_busy_folder_keeps_no_change_waiting() {
     noise.join().unwrap();
     assert!(taken, "the change waits for the folder to be quiet");
 }
+
+#[test]
+fn a_posted_configuration_is_not_undone_by_another_file() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let current = gateway.admin_get("/config").text();
+    gateway.admin_post("/config", "application/yaml", &format!("{current}# posted\n")).expect(201);
+    std::fs::write(gateway.folder().join("neighbour"), "x").unwrap();
+    let undone = holds_within(Duration::from_secs(2), || gateway.status()["config"]["reloads"] != 1);
+    assert!(!undone, "a write to a neighbouring file brought the old configuration back");
+}
