@@ -236,10 +236,14 @@ impl App {
         match &outcome {
             Reload::Adopted(snapshot) => {
                 for worker in &self.workers {
-                    // The inbox is drained by a thread that never waits; a full one means that the worker is gone.
-                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_err() {
-                        tracing::error!("a worker did not take the new configuration");
-                    }
+                    let (worker, snapshot) = (worker.clone(), Arc::clone(snapshot));
+                    // A busy worker's inbox may be full. Each configuration waits for its place, in the order in which
+                    // they came: tasks of this thread begin in order, and the channel serves those who wait in order.
+                    tokio::spawn(async move {
+                        if worker.send(Command::Adopt(snapshot)).await.is_err() {
+                            tracing::error!("a worker is gone and takes no configuration");
+                        }
+                    });
                 }
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),

@@ -212,3 +212,30 @@ fn a_posted_configuration_is_not_undone_by_another_file() {
     let undone = holds_within(Duration::from_secs(2), || gateway.status()["config"]["reloads"] != 1);
     assert!(!undone, "a write to a neighbouring file brought the old configuration back");
 }
+
+#[test]
+fn a_busy_worker_takes_every_configuration() {
+    let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
+    let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));
+    let gateway = std::sync::Arc::new(Gateway::start(&upstream.fill(&TRANSFORMED.replace("500", "20000"))));
+    let current = gateway.admin_get("/config").text();
+    let busy: Vec<_> = (0..4)
+        .map(|_| {
+            let gateway = std::sync::Arc::clone(&gateway);
+            thread::spawn(move || (0..6).for_each(|_| drop(gateway.get("/").expect(200))))
+        })
+        .collect();
+    let asking: Vec<_> = (0..40)
+        .map(|_| {
+            let gateway = std::sync::Arc::clone(&gateway);
+            thread::spawn(move || (0..6).for_each(|_| drop(gateway.status())))
+        })
+        .collect();
+    for turn in 0..20 {
+        gateway.admin_post("/config", "application/yaml", &format!("{current}# {turn}\n")).expect(201);
+    }
+    let new = current.replace("seen:yes", "seen:new");
+    gateway.admin_post("/config", "application/yaml", &new).expect(201);
+    busy.into_iter().chain(asking).for_each(|thread| thread.join().unwrap());
+    eventually("the last one is in force", || gateway.get("/").text().ends_with("\"new\"}"));
+}
