@@ -179,11 +179,12 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
         tokio::spawn(admin::serve(listener, Arc::clone(&app)));
     }
     let mut changes = watch::file(app.running.path())?;
-    announce(&app, admin_address, options)?;
-
+    // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    announce(&app, admin_address, options)?;
+
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
