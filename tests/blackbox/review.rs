@@ -213,6 +213,56 @@ fn a_posted_configuration_is_not_undone_by_another_file() {
     assert!(!undone, "a write to a neighbouring file brought the old configuration back");
 }
 
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+fn tunnel() -> Upstream {
+    Upstream::new(|_| {
+        Answer::Tunnel(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        )
+    })
+}
+
+#[test]
+fn a_silent_tunnel_is_ended() {
+    let upstream = tunnel();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 700
+  routes: [{ name: all, paths: [/] }]
+"#,
+    ));
+    let mut client = gateway.connect();
+    client.write(UPGRADE).unwrap();
+    assert_eq!(client.read_head().unwrap().status, 101);
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(300));
+        client.write(b"ping").unwrap();
+        assert_eq!(client.read_exact(4).unwrap(), b"ping", "a busy tunnel stays");
+    }
+    assert!(client.closes_within(Duration::from_secs(5)), "a silent one goes");
+}
+
+#[test]
+fn a_drain_lets_tunnels_finish() {
+    let upstream = tunnel();
+    let mut gateway = Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
+    let mut client = gateway.connect();
+    client.write(UPGRADE).unwrap();
+    assert_eq!(client.read_head().unwrap().status, 101);
+    eventually("a tunnel is a connection", || gateway.status()["server"]["connections_active"] == 1);
+    gateway.sigterm();
+    assert!(gateway.wait(Duration::from_millis(1500)).is_none(), "it waits for the tunnel");
+    client.write(b"ping").unwrap();
+    assert_eq!(client.read_exact(4).unwrap(), b"ping");
+    drop(client);
+    assert!(gateway.wait(Duration::from_secs(4)).is_some(), "and no longer");
+}
+
 #[test]
 fn a_busy_worker_takes_every_configuration() {
     let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();

@@ -281,7 +281,7 @@ fn tunneled(
     forward::mark_proxied(&mut response.headers, &flight.exchange, 0, 0);
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
-        tunnel::spawn(client, upstream);
+        tunnel::spawn(Rc::clone(&flight.worker), client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }
