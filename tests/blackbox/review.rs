@@ -264,6 +264,28 @@ fn a_drain_lets_tunnels_finish() {
 }
 
 #[test]
+fn keys_reach_no_log_whichever_plugin_refuses_first() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+plugins:
+- { name: jwt, config: { cookie_names: [session] } }
+- { name: key-auth, config: { key_names: [apikey] } }
+- { name: file-log, config: { path: /dev/stdout } }
+"#,
+    ));
+    let request = Request::get("/a?apikey=TOPSECRET1&x=1").header("apikey", "TOPSECRET2");
+    gateway.send(&request.header("Cookie", "session=TOPSECRET3")).expect(401);
+    eventually("both logs have it", || gateway.stdout().lines().filter(|line| line.contains("/a?")).count() == 2);
+    let text = gateway.stdout();
+    assert!(!text.contains("TOPSECRET"), "{text}");
+}
+
+#[test]
 fn a_busy_worker_takes_every_configuration() {
     let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
     let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));
