@@ -286,6 +286,29 @@ plugins:
 }
 
 #[test]
+fn identity_headers_of_a_client_reach_no_upstream() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let names = [
+        "X-Consumer-ID",
+        "X-Consumer-Username",
+        "X-Consumer-Custom-ID",
+        "X-Consumer-Groups",
+        "X-Authenticated-Groups",
+        "X-Credential-Identifier",
+        "X-Anonymous-Consumer",
+    ];
+    let mut request = Request::get("/");
+    for name in names {
+        request = request.header(name, "admin");
+    }
+    let reply = gateway.send(&request).expect(200);
+    for name in names {
+        assert_eq!(reply.echoed(name), None, "{name}");
+    }
+}
+
+#[test]
 fn a_busy_worker_takes_every_configuration() {
     let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
     let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));

@@ -115,6 +115,9 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
         forward::join_cookies(&mut ex.request.headers);
     }
     report::resolve_client(ex, &flight.local.snapshot.settings);
+    if !ex.client.trusted {
+        forward::strip_identity(&mut ex.request.headers);
+    }
     let Some(edge) = &flight.worker.edge else { return Ok(normal.upgrade) };
     match edge.standings.of(ex.client.ip, ex.started_ns) {
         Standing::Clear => {}
