@@ -309,6 +309,22 @@ fn identity_headers_of_a_client_reach_no_upstream() {
 }
 
 #[test]
+fn identity_trailers_of_a_client_reach_no_upstream() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    let fields = "X-Consumer-Username: admin\r\nX-Forwarded-For: 1.2.3.4\r\nX_Consumer_Groups: a\r\nX-Real-IP: 9.9.9.9\r\n\
+                  X-Checksum: 7\r\n";
+    let text = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum\r\n\r\n1\r\nx\r\n0\r\n{fields}\r\n"
+    );
+    client.write(text.as_bytes()).unwrap();
+    client.read_reply("POST").unwrap().expect(200);
+    let trailers = upstream.last().trailers;
+    assert!(trailers.iter().all(|(name, _)| name.eq_ignore_ascii_case("x-checksum")), "{trailers:?}");
+}
+
+#[test]
 fn a_busy_worker_takes_every_configuration() {
     let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
     let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));
