@@ -39,7 +39,7 @@ pub struct Options {
 
 /// What the control plane holds.
 struct App {
-    running: Running,
+    running: Arc<Running>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
-        running,
+        running: Arc::new(running),
         shared,
         edge,
         registry: Registry::default(),
@@ -237,12 +237,16 @@ impl App {
         match &outcome {
             Reload::Adopted(snapshot) => {
                 for worker in &self.workers {
-                    let (worker, snapshot) = (worker.clone(), Arc::clone(snapshot));
-                    // A busy worker's inbox may be full. Each configuration waits for its place, in the order in which
-                    // they came: tasks of this thread begin in order, and the channel serves those who wait in order.
+                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_ok() {
+                        continue;
+                    }
+                    // The inbox of a busy worker is full. What it gets when there is room is in force then, so that a
+                    // configuration that waited never follows a newer one.
+                    let (worker, running) = (worker.clone(), Arc::clone(&self.running));
                     tokio::spawn(async move {
-                        if worker.send(Command::Adopt(snapshot)).await.is_err() {
-                            tracing::error!("a worker is gone and takes no configuration");
+                        match worker.reserve().await {
+                            Ok(place) => place.send(Command::Adopt(running.current())),
+                            Err(_) => tracing::error!("a worker is gone and takes no configuration"),
                         }
                     });
                 }
