@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, unix_seconds};
+use gateway_tests::upstream::response;
 use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
 
 const OPEN: &str = r#"
@@ -104,9 +105,7 @@ fn a_truncated_answer_is_never_whole_because_a_plugin_held_it() {
 #[test]
 fn an_answer_that_stops_is_not_held_for_ever() {
     let upstream = Upstream::new(|_| {
-        Answer::Stall(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec(),
-        )
+        Answer::Stall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec())
     });
     let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
     let begun = Instant::now();
@@ -159,9 +158,7 @@ services:
   routes: [{ name: api, paths: [/api] }]
 "#,
     ));
-    for target in
-        ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"]
-    {
+    for target in ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"] {
         let reply = gateway.get(target);
         assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
     }
@@ -250,7 +247,8 @@ services:
 #[test]
 fn a_drain_lets_tunnels_finish() {
     let upstream = tunnel();
-    let mut gateway = Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
+    let mut gateway =
+        Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
     let mut client = gateway.connect();
     client.write(UPGRADE).unwrap();
     assert_eq!(client.read_head().unwrap().status, 101);
@@ -325,6 +323,37 @@ fn identity_trailers_of_a_client_reach_no_upstream() {
 }
 
 #[test]
+fn a_get_that_is_sent_on_as_head_promises_no_body() {
+    let upstream = Upstream::new(|_| Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec()));
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: request-transformer, config: { http_method: HEAD } }]
+"#,
+    ));
+    let reply = gateway.get("/").expect(200);
+    assert_eq!(reply.body, b"");
+}
+
+#[test]
+fn a_not_modified_answer_keeps_the_connection_in_step() {
+    let upstream = Upstream::new(|seen| match &*seen.target {
+        "/304" => Answer::Bytes(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n".to_vec()),
+        "/204" => Answer::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        _ => Answer::Bytes(response(200, &[], b"whole")),
+    });
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    for target in ["/304", "/204"] {
+        client.get(target);
+        assert_eq!(client.get("/").expect(200).body, b"whole", "after {target}");
+    }
+}
+
+#[test]
 fn a_busy_worker_takes_every_configuration() {
     let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
     let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));
@@ -350,3 +379,5 @@ fn a_busy_worker_takes_every_configuration() {
     busy.into_iter().chain(asking).for_each(|thread| thread.join().unwrap());
     eventually("the last one is in force", || gateway.get("/").text().ends_with("\"new\"}"));
 }
+
+/// Ticks of the processor that the process has used; a second has a hundred.
