@@ -39,7 +39,7 @@ pub struct Options {
 
 /// What the control plane holds.
 struct App {
-    running: Running,
+    running: Arc<Running>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
-        running,
+        running: Arc::new(running),
         shared,
         edge,
         registry: Registry::default(),
@@ -179,18 +179,19 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
         tokio::spawn(admin::serve(listener, Arc::clone(&app)));
     }
     let mut changes = watch::file(app.running.path())?;
-    announce(&app, admin_address, options)?;
-
+    // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    announce(&app, admin_address, options)?;
+
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => app.reload("SIGHUP"),
-            Some(()) = changes.recv() => app.reload("file change"),
+            _ = hangup.recv() => drop(app.tell(app.running.reload(), "SIGHUP")),
+            Some(()) = changes.recv() => drop(app.tell(app.running.reload_if_changed(), "file change")),
             _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
         }
     }
@@ -231,19 +232,23 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
-    fn reload(&self, why: &str) {
-        self.tell(self.running.reload(), why);
-    }
-
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
     fn tell(&self, outcome: Reload, why: &str) -> Reload {
         match &outcome {
             Reload::Adopted(snapshot) => {
                 for worker in &self.workers {
-                    // The inbox is drained by a thread that never waits; a full one means that the worker is gone.
-                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_err() {
-                        tracing::error!("a worker did not take the new configuration");
+                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_ok() {
+                        continue;
                     }
+                    // The inbox of a busy worker is full. What it gets when there is room is in force then, so that a
+                    // configuration that waited never follows a newer one.
+                    let (worker, running) = (worker.clone(), Arc::clone(&self.running));
+                    tokio::spawn(async move {
+                        match worker.reserve().await {
+                            Ok(place) => place.send(Command::Adopt(running.current())),
+                            Err(_) => tracing::error!("a worker is gone and takes no configuration"),
+                        }
+                    });
                 }
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),

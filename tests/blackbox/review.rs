@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, unix_seconds};
+use gateway_tests::upstream::response;
 use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
 
 const OPEN: &str = r#"
@@ -104,9 +105,7 @@ fn a_truncated_answer_is_never_whole_because_a_plugin_held_it() {
 #[test]
 fn an_answer_that_stops_is_not_held_for_ever() {
     let upstream = Upstream::new(|_| {
-        Answer::Stall(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec(),
-        )
+        Answer::Stall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec())
     });
     let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
     let begun = Instant::now();
@@ -159,9 +158,7 @@ services:
   routes: [{ name: api, paths: [/api] }]
 "#,
     ));
-    for target in
-        ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"]
-    {
+    for target in ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"] {
         let reply = gateway.get(target);
         assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
     }
@@ -201,3 +198,186 @@ fn a_busy_folder_keeps_no_change_waiting() {
     noise.join().unwrap();
     assert!(taken, "the change waits for the folder to be quiet");
 }
+
+#[test]
+fn a_posted_configuration_is_not_undone_by_another_file() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let current = gateway.admin_get("/config").text();
+    gateway.admin_post("/config", "application/yaml", &format!("{current}# posted\n")).expect(201);
+    std::fs::write(gateway.folder().join("neighbour"), "x").unwrap();
+    let undone = holds_within(Duration::from_secs(2), || gateway.status()["config"]["reloads"] != 1);
+    assert!(!undone, "a write to a neighbouring file brought the old configuration back");
+}
+
+const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+fn tunnel() -> Upstream {
+    Upstream::new(|_| {
+        Answer::Tunnel(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        )
+    })
+}
+
+#[test]
+fn a_silent_tunnel_is_ended() {
+    let upstream = tunnel();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  read_timeout: 700
+  routes: [{ name: all, paths: [/] }]
+"#,
+    ));
+    let mut client = gateway.connect();
+    client.write(UPGRADE).unwrap();
+    assert_eq!(client.read_head().unwrap().status, 101);
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(300));
+        client.write(b"ping").unwrap();
+        assert_eq!(client.read_exact(4).unwrap(), b"ping", "a busy tunnel stays");
+    }
+    assert!(client.closes_within(Duration::from_secs(5)), "a silent one goes");
+}
+
+#[test]
+fn a_drain_lets_tunnels_finish() {
+    let upstream = tunnel();
+    let mut gateway =
+        Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
+    let mut client = gateway.connect();
+    client.write(UPGRADE).unwrap();
+    assert_eq!(client.read_head().unwrap().status, 101);
+    eventually("a tunnel is a connection", || gateway.status()["server"]["connections_active"] == 1);
+    gateway.sigterm();
+    assert!(gateway.wait(Duration::from_millis(1500)).is_none(), "it waits for the tunnel");
+    client.write(b"ping").unwrap();
+    assert_eq!(client.read_exact(4).unwrap(), b"ping");
+    drop(client);
+    assert!(gateway.wait(Duration::from_secs(4)).is_some(), "and no longer");
+}
+
+#[test]
+fn keys_reach_no_log_whichever_plugin_refuses_first() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+plugins:
+- { name: jwt, config: { cookie_names: [session] } }
+- { name: key-auth, config: { key_names: [apikey] } }
+- { name: file-log, config: { path: /dev/stdout } }
+"#,
+    ));
+    let request = Request::get("/a?apikey=TOPSECRET1&x=1").header("apikey", "TOPSECRET2");
+    gateway.send(&request.header("Cookie", "session=TOPSECRET3")).expect(401);
+    eventually("both logs have it", || gateway.stdout().lines().filter(|line| line.contains("/a?")).count() == 2);
+    let text = gateway.stdout();
+    assert!(!text.contains("TOPSECRET"), "{text}");
+}
+
+#[test]
+fn identity_headers_of_a_client_reach_no_upstream() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let names = [
+        "X-Consumer-ID",
+        "X-Consumer-Username",
+        "X-Consumer-Custom-ID",
+        "X-Consumer-Groups",
+        "X-Authenticated-Groups",
+        "X-Credential-Identifier",
+        "X-Anonymous-Consumer",
+    ];
+    let mut request = Request::get("/");
+    for name in names {
+        request = request.header(name, "admin");
+    }
+    let reply = gateway.send(&request).expect(200);
+    for name in names {
+        assert_eq!(reply.echoed(name), None, "{name}");
+    }
+}
+
+#[test]
+fn identity_trailers_of_a_client_reach_no_upstream() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    let fields = "X-Consumer-Username: admin\r\nX-Forwarded-For: 1.2.3.4\r\nX_Consumer_Groups: a\r\nX-Real-IP: 9.9.9.9\r\n\
+                  X-Checksum: 7\r\n";
+    let text = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Checksum\r\n\r\n1\r\nx\r\n0\r\n{fields}\r\n"
+    );
+    client.write(text.as_bytes()).unwrap();
+    client.read_reply("POST").unwrap().expect(200);
+    let trailers = upstream.last().trailers;
+    assert!(trailers.iter().all(|(name, _)| name.eq_ignore_ascii_case("x-checksum")), "{trailers:?}");
+}
+
+#[test]
+fn a_get_that_is_sent_on_as_head_promises_no_body() {
+    let upstream = Upstream::new(|_| Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec()));
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: request-transformer, config: { http_method: HEAD } }]
+"#,
+    ));
+    let reply = gateway.get("/").expect(200);
+    assert_eq!(reply.body, b"");
+}
+
+#[test]
+fn a_not_modified_answer_keeps_the_connection_in_step() {
+    let upstream = Upstream::new(|seen| match &*seen.target {
+        "/304" => Answer::Bytes(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n".to_vec()),
+        "/204" => Answer::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        _ => Answer::Bytes(response(200, &[], b"whole")),
+    });
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    for target in ["/304", "/204"] {
+        client.get(target);
+        assert_eq!(client.get("/").expect(200).body, b"whole", "after {target}");
+    }
+}
+
+#[test]
+fn a_busy_worker_takes_every_configuration() {
+    let body = format!("{{\"a\":[{}0]}}", "0,".repeat(500_000)).into_bytes();
+    let upstream = Upstream::new(move |_| Answer::reply(200, &[("Content-Type", "application/json")], &body));
+    let gateway = std::sync::Arc::new(Gateway::start(&upstream.fill(&TRANSFORMED.replace("500", "20000"))));
+    let current = gateway.admin_get("/config").text();
+    let busy: Vec<_> = (0..4)
+        .map(|_| {
+            let gateway = std::sync::Arc::clone(&gateway);
+            thread::spawn(move || (0..6).for_each(|_| drop(gateway.get("/").expect(200))))
+        })
+        .collect();
+    let asking: Vec<_> = (0..40)
+        .map(|_| {
+            let gateway = std::sync::Arc::clone(&gateway);
+            thread::spawn(move || (0..6).for_each(|_| drop(gateway.status())))
+        })
+        .collect();
+    for turn in 0..20 {
+        gateway.admin_post("/config", "application/yaml", &format!("{current}# {turn}\n")).expect(201);
+    }
+    let new = current.replace("seen:yes", "seen:new");
+    gateway.admin_post("/config", "application/yaml", &new).expect(201);
+    busy.into_iter().chain(asking).for_each(|thread| thread.join().unwrap());
+    eventually("the last one is in force", || gateway.get("/").text().ends_with("\"new\"}"));
+}
+
+/// Ticks of the processor that the process has used; a second has a hundred.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::{Environment, Snapshot, compile};
 use crate::clock;
+use crate::identity::digest;
 use crate::plugins::Shared;
 
 /// Bytes of a configuration at most.
@@ -39,6 +40,8 @@ struct State {
     warnings: String,
     loaded_unix_s: u64,
     reloads: u64,
+    /// Digest of what the file held when it was read last.
+    file: [u8; 32],
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -68,7 +71,12 @@ impl Running {
         let text = read_text(path).map_err(|e| format!("{e:#}\n"))?;
         let compiled = compile(&text, &path.display().to_string(), allow_unsupported, &env, &shared);
         let Some(snapshot) = compiled.snapshot else { return Err(compiled.report.to_string()) };
-        let state = State { warnings: compiled.report.to_string(), loaded_unix_s: now_s(), ..State::default() };
+        let state = State {
+            warnings: compiled.report.to_string(),
+            loaded_unix_s: now_s(),
+            file: digest(text.as_bytes()),
+            ..State::default()
+        };
         Ok(Running {
             path: path.to_owned(),
             allow_unsupported,
@@ -99,10 +107,31 @@ impl Running {
 
     /// Reads the file again.
     pub fn reload(&self) -> Reload {
-        match read_text(&self.path) {
-            Ok(text) => self.replace(&text, &self.path.display().to_string()),
-            Err(error) => self.refuse(format!("{error:#}\n")),
+        self.read_file(true)
+    }
+
+    /// Reads the file again, something having happened in its folder. If it holds what it held, a configuration that came
+    /// another way since stays.
+    pub fn reload_if_changed(&self) -> Reload {
+        self.read_file(false)
+    }
+
+    fn read_file(&self, even_if_same: bool) -> Reload {
+        let text = match read_text(&self.path) {
+            Ok(text) => text,
+            Err(error) => {
+                if let Ok(mut state) = self.state.lock() {
+                    state.file = [0; 32];
+                }
+                return self.refuse(format!("{error:#}\n"));
+            }
+        };
+        let file = digest(text.as_bytes());
+        let before = self.state.lock().map(|mut s| std::mem::replace(&mut s.file, file)).unwrap_or_default();
+        if before == file && !even_if_same {
+            return Reload::Same;
         }
+        self.replace(&text, &self.path.display().to_string())
     }
 
     /// Takes a new text, which `source` names in errors.
@@ -118,8 +147,10 @@ impl Running {
         let snapshot = Arc::new(snapshot);
         self.current.store(Arc::clone(&snapshot));
         if let Ok(mut state) = self.state.lock() {
-            let reloads = state.reloads + 1;
-            *state = State { last_error: None, warnings: compiled.report.to_string(), loaded_unix_s: now_s(), reloads };
+            state.last_error = None;
+            state.warnings = compiled.report.to_string();
+            state.loaded_unix_s = now_s();
+            state.reloads += 1;
         }
         Reload::Adopted(snapshot)
     }

@@ -1,5 +1,6 @@
 //! A configuration file as a tree of values that know where they stand. YAML and JSON alike; nothing here knows Kong.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -177,12 +178,17 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
+        // Where a key stands: comparing each with all would take hours for a large map.
+        let mut known: HashMap<String, usize> = HashMap::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             let value: Node = map.next_value()?;
             let key = Key { place: place_of(key.referenced), name: key.value };
-            match entries.iter_mut().find(|(k, _)| k.name == key.name) {
-                Some(slot) => *slot = (key, value),
-                None => entries.push((key, value)),
+            match known.get(&key.name) {
+                Some(at) => entries[*at] = (key, value),
+                None => {
+                    known.insert(key.name.clone(), entries.len());
+                    entries.push((key, value));
+                }
             }
         }
         Ok(Value::Map(entries))
@@ -214,6 +220,15 @@ mod tests {
     fn anchors_and_merge_keys_work() {
         let tree = parse("x: &x {a: 1}\ny:\n  <<: *x\n  b: 2\n").expect("parses");
         assert!(tree.member("y").and_then(|y| y.member("a")).is_some());
+    }
+
+    #[test]
+    fn a_large_map_takes_time_in_proportion() {
+        let text: String = (0..100_000).map(|i| format!("k{i}: 1\n")).collect();
+        let begun = std::time::Instant::now();
+        assert!(parse(&text).expect("parses").member("k99999").is_some());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert!(matches!(parse("a: 1\nb: 2\na: 3\n").expect("parses").member("a").expect("a").value, Value::Int(3)));
     }
 
     #[test]

@@ -35,6 +35,10 @@ impl From<Reply> for Flow {
 
 /// One configured plugin. Every method has a default, so that a plugin writes down only what it does.
 pub trait Plugin: Send + Sync {
+    /// Hides in what will be logged the secrets that this plugin looks for: before any plugin runs, so that nobody who
+    /// answers first leaves them in the open.
+    fn conceal(&self, _exchange: &mut Exchange) {}
+
     /// Bytes of the request body that must be held whole before `on_request`; `None` leaves the body streaming.
     fn body_limit(&self, _exchange: &Exchange) -> Option<usize> {
         None

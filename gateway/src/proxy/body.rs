@@ -6,9 +6,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+
+use super::exchange::is_identity;
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +120,19 @@ impl RequestBody {
     }
 }
 
+/// Leaves the trailers that no upstream which merges them into the header could take for the gateway's own word.
+fn keep_trailers(trailers: &mut HeaderMap) {
+    let ours = |name: &HeaderName| {
+        let text = name.as_str();
+        let said = ["x-forwarded-", "x-kong-"].iter().any(|prefix| text.starts_with(prefix));
+        said || is_identity(name) || text.contains('_') || matches!(text, "forwarded" | "proxy" | "via" | "x-real-ip")
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -138,7 +154,10 @@ impl Body for RequestBody {
                     Poll::Ready(_) => Turn::Ended,
                 });
                 let Some(frame) = std::task::ready!(polled) else { return Poll::Ready(None) };
-                let frame = frame?;
+                let mut frame = frame?;
+                if let Some(trailers) = frame.trailers_mut() {
+                    keep_trailers(trailers);
+                }
                 if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
                     match left.checked_sub(data.len() as u64) {
                         Some(rest) => *left = rest,

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, is_identity};
 
 /// `Via` and `Server` of this gateway.
 pub const PRODUCT: &str = concat!("gateway/", env!("CARGO_PKG_VERSION"));
@@ -92,6 +92,14 @@ pub fn strip_nominated(headers: &mut HeaderMap) {
         for name in nominated(headers) {
             headers.remove(name);
         }
+    }
+}
+
+/// Removes what a client says of who it is. An authentication plugin does so as well, but not every route has one.
+pub fn strip_identity(headers: &mut HeaderMap) {
+    let names: Names = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 

@@ -99,8 +99,11 @@ async fn fly(
 }
 
 async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<Reply>> {
-    let upgrade = admit(flight)?;
-    let stripped = route(flight, sni)?;
+    let admitted = admit(flight);
+    let routed = admitted.and_then(|upgrade| Ok((upgrade, route(flight, sni)?)));
+    // Whatever the answer will be, it is logged.
+    conceal(flight);
+    let (upgrade, stripped) = routed?;
     run_plugins(flight).await?;
     let Some(service) = flight.matched().and_then(|r| r.service) else { return Err(refuse(Refusal::NoService)) };
     attempt::send(flight, service, stripped, upgrade).await
@@ -121,6 +124,9 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
         forward::join_cookies(&mut ex.request.headers);
     }
     report::resolve_client(ex, &flight.local.snapshot.settings);
+    if !ex.client.trusted {
+        forward::strip_identity(&mut ex.request.headers);
+    }
     let Some(edge) = &flight.worker.edge else { return Ok(normal.upgrade) };
     match edge.standings.of(ex.client.ip, ex.started_ns) {
         Standing::Clear => {}
@@ -193,6 +199,15 @@ fn https_required(ex: &Exchange, status: u16) -> Box<Reply> {
         Ok(location) => reply.with(LOCATION, location),
         Err(_) => reply,
     })
+}
+
+/// Hides the secrets that the plugins of the route, or those that hold everywhere, look for.
+fn conceal(flight: &mut Flight) {
+    let local = Rc::clone(&flight.local);
+    let chain = flight.route.map_or(&local.snapshot.unmatched, |r| &local.snapshot.routes[r].chain);
+    for base in chain.slots.iter().filter_map(|slot| slot.base.as_ref()) {
+        base.plugin.conceal(&mut flight.exchange);
+    }
 }
 
 async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
@@ -294,7 +309,7 @@ fn tunneled(
     forward::mark_proxied(&mut response.headers, &flight.exchange, 0, 0);
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
-        tunnel::spawn(client, upstream);
+        tunnel::spawn(Rc::clone(&flight.worker), client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }

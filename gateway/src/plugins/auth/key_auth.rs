@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AU
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Gate, Proven, arguments, challenge, header_name, names, realm};
+use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
 use crate::document::Fields;
 use crate::plugins::transform::multipart;
 use crate::plugins::{Flow, Kind, Plugin, Setup};
@@ -77,12 +77,16 @@ impl Plugin for KeyAuth {
         wanted.then_some(BODY_BYTES_MAX)
     }
 
-    fn on_request(&self, exchange: &mut Exchange) -> Flow {
-        if self.in_query
-            && let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.hidden)
-        {
+    fn conceal(&self, exchange: &mut Exchange) {
+        if let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.hidden) {
             exchange.raw_uri = uri;
         }
+        for name in &self.keys {
+            conceal(&mut exchange.request.headers, &name.header);
+        }
+    }
+
+    fn on_request(&self, exchange: &mut Exchange) -> Flow {
         self.gate.pass(exchange, |exchange| self.authenticate(exchange))
     }
 }

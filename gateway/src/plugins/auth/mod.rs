@@ -12,7 +12,7 @@ pub mod key_auth;
 
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{Entry, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{Flow, Setup};
@@ -137,6 +137,16 @@ impl Gate {
 
     fn internal(&self, message: String) -> Flow {
         Reply::templated(self.plugin, StatusCode::INTERNAL_SERVER_ERROR, message).into()
+    }
+}
+
+/// Marks the values of a header as secrets, which logs leave out.
+fn conceal(headers: &mut HeaderMap, name: &HeaderName) {
+    // `entry` makes room for a name that is not there.
+    if headers.contains_key(name)
+        && let Entry::Occupied(mut values) = headers.entry(name)
+    {
+        values.iter_mut().for_each(|value| value.set_sensitive(true));
     }
 }
 
@@ -273,6 +283,7 @@ pub(crate) mod bench {
 
     /// The answer that a plugin gives, as `status body header…`, or `continue`.
     pub fn answer(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> String {
+        plugin.conceal(exchange);
         let Flow::Reply(reply) = plugin.on_request(exchange) else { return "continue".to_owned() };
         let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id");
         let body = String::from_utf8(body.to_vec()).expect("text");
