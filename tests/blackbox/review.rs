@@ -105,7 +105,9 @@ fn a_truncated_answer_is_never_whole_because_a_plugin_held_it() {
 #[test]
 fn an_answer_that_stops_is_not_held_for_ever() {
     let upstream = Upstream::new(|_| {
-        Answer::Stall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec())
+        Answer::Stall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"a\"".to_vec(),
+        )
     });
     let gateway = Gateway::start(&upstream.fill(TRANSFORMED));
     let begun = Instant::now();
@@ -158,7 +160,9 @@ services:
   routes: [{ name: api, paths: [/api] }]
 "#,
     ));
-    for target in ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"] {
+    for target in
+        ["/api..%2fadmin", "/api..;/admin", "/api..%5cadmin", "/api..;x=1/admin", "/api.;/x", "/api%252e%252e/admin"]
+    {
         let reply = gateway.get(target);
         assert_eq!(reply.status, 400, "{target} became {:?}", upstream.seen().last().map(|seen| seen.target.clone()));
     }
@@ -247,8 +251,7 @@ services:
 #[test]
 fn a_drain_lets_tunnels_finish() {
     let upstream = tunnel();
-    let mut gateway =
-        Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
+    let mut gateway = Gateway::start(&format!("{}gateway:\n  timeouts: {{ drain: 5s }}\n", upstream.fill(OPEN)));
     let mut client = gateway.connect();
     client.write(UPGRADE).unwrap();
     assert_eq!(client.read_head().unwrap().status, 101);
@@ -379,5 +382,3 @@ fn a_busy_worker_takes_every_configuration() {
     busy.into_iter().chain(asking).for_each(|thread| thread.join().unwrap());
     eventually("the last one is in force", || gateway.get("/").text().ends_with("\"new\"}"));
 }
-
-/// Ticks of the processor that the process has used; a second has a hundred.
