@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, unix_seconds};
+use gateway_tests::upstream::response;
 use gateway_tests::{Answer, Gateway, Request, Upstream, eventually};
 
 const OPEN: &str = r#"
@@ -322,6 +323,37 @@ fn identity_trailers_of_a_client_reach_no_upstream() {
     client.read_reply("POST").unwrap().expect(200);
     let trailers = upstream.last().trailers;
     assert!(trailers.iter().all(|(name, _)| name.eq_ignore_ascii_case("x-checksum")), "{trailers:?}");
+}
+
+#[test]
+fn a_get_that_is_sent_on_as_head_promises_no_body() {
+    let upstream = Upstream::new(|_| Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_vec()));
+    let gateway = Gateway::start(&upstream.fill(
+        r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes: [{ name: all, paths: [/] }]
+  plugins: [{ name: request-transformer, config: { http_method: HEAD } }]
+"#,
+    ));
+    let reply = gateway.get("/").expect(200);
+    assert_eq!(reply.body, b"");
+}
+
+#[test]
+fn a_not_modified_answer_keeps_the_connection_in_step() {
+    let upstream = Upstream::new(|seen| match &*seen.target {
+        "/304" => Answer::Bytes(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n".to_vec()),
+        "/204" => Answer::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        _ => Answer::Bytes(response(200, &[], b"whole")),
+    });
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    for target in ["/304", "/204"] {
+        client.get(target);
+        assert_eq!(client.get("/").expect(200).body, b"whole", "after {target}");
+    }
 }
 
 #[test]
