@@ -133,7 +133,8 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     };
     let method = ex.upstream_method.as_ref().unwrap_or(&ex.request.method);
     let websocket = HeaderValue::from_static("websocket");
-    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default());
+    let marks = flight.local.snapshot.settings.marks;
+    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default(), marks);
     let head = RequestHead {
         method,
         target: path,
