@@ -17,6 +17,7 @@ mod failures;
 mod forwarding;
 mod malformed;
 mod malformed_h2;
+mod presentation;
 mod protocols;
 mod routing;
 mod scopes;

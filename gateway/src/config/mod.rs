@@ -5,6 +5,7 @@ mod certificates;
 mod compile;
 mod consumers;
 mod ids;
+pub mod marks;
 mod migrate;
 mod plugins;
 mod routes;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, LadderPolicy, Mode, Policy, Rate};
+use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
 /// One listening socket of the proxy.
@@ -31,6 +33,14 @@ pub struct Environment {
     pub trusted_ips: Option<String>,
     /// `KONG_REAL_IP_HEADER`.
     pub real_ip_header: Option<String>,
+    /// `KONG_REAL_IP_RECURSIVE`.
+    pub real_ip_recursive: Option<String>,
+    /// `KONG_HEADERS`.
+    pub headers: Option<String>,
+    /// `KONG_HEADERS_UPSTREAM`.
+    pub headers_upstream: Option<String>,
+    /// `KONG_ERROR_DEFAULT_TYPE`.
+    pub error_default_type: Option<String>,
 }
 
 impl Environment {
@@ -43,6 +53,10 @@ impl Environment {
             admin_listen: var("KONG_ADMIN_LISTEN"),
             trusted_ips: var("KONG_TRUSTED_IPS"),
             real_ip_header: var("KONG_REAL_IP_HEADER"),
+            real_ip_recursive: var("KONG_REAL_IP_RECURSIVE"),
+            headers: var("KONG_HEADERS"),
+            headers_upstream: var("KONG_HEADERS_UPSTREAM"),
+            error_default_type: var("KONG_ERROR_DEFAULT_TYPE"),
         }
     }
 }
@@ -71,6 +85,12 @@ pub struct Settings {
     pub trusted: Vec<IpNet>,
     /// The header in which a trusted peer names the client (Kong `real_ip_header`).
     pub real_ip_header: HeaderName,
+    /// Whether trusted addresses in it are passed over, from the right (Kong `real_ip_recursive`).
+    pub real_ip_recursive: bool,
+    /// The headers that the gateway adds.
+    pub marks: Marks,
+    /// How errors are worded.
+    pub style: Style,
     /// Where the access log goes.
     pub access_log: Option<Sink>,
     /// Time limits.
@@ -91,6 +111,9 @@ pub fn read(node: Option<&Node>, tls: bool, env: &Environment, report: &Report) 
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
         real_ip_header: real_ip_header(&fields, env),
+        real_ip_recursive: real_ip_recursive(&fields, env),
+        marks: marks::read(&fields, env),
+        style: marks::style(&fields, env),
         access_log: access_log(&fields),
         timeouts: timeouts(&fields),
         edge: None,
@@ -193,6 +216,11 @@ fn real_ip_header(fields: &Fields<'_>, env: &Environment) -> HeaderName {
         );
         HeaderName::from_static("x-real-ip")
     })
+}
+
+fn real_ip_recursive(fields: &Fields<'_>, env: &Environment) -> bool {
+    let given = fields.boolean("real_ip_recursive").unwrap_or(false);
+    env.real_ip_recursive.as_deref().map_or(given, |text| matches!(text.trim(), "on" | "true"))
 }
 
 /// An address or a CIDR.

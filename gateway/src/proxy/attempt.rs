@@ -166,7 +166,8 @@ fn begin(
     };
     let method = ex.upstream_method.as_ref().unwrap_or(&ex.request.method);
     let websocket = HeaderValue::from_static("websocket");
-    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default());
+    let marks = flight.local.snapshot.settings.marks;
+    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default(), marks);
     let head = RequestHead {
         method,
         target: path,

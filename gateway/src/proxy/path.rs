@@ -246,9 +246,10 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     flight.reason = Some(reply.reason);
     report::tell(&flight, Some(reply), now_ns);
     let ex = &flight.exchange;
-    let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str());
+    let settings = &flight.local.snapshot.settings;
+    let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str(), &settings.style);
     let mut response = Response { status: reply.status, headers, body: Some(body), from_upstream: false };
-    forward::mark_own(&mut response.headers, ex, (now_ns - ex.started_ns) / 1_000_000);
+    forward::mark_own(&mut response.headers, ex, settings.marks, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
     if matches!(flight.exchange.body, RequestBody::Stream { .. }) {
@@ -272,7 +273,8 @@ async fn proxied(
     forward::strip_hop_by_hop(&mut response.headers);
     let upstream_ns = flight.asked_ns.map_or(0, |asked| now_ns.saturating_sub(asked));
     let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
-    forward::mark_proxied(&mut response.headers, &flight.exchange, upstream_ns / 1_000_000, gateway_ns / 1_000_000);
+    let marks = flight.local.snapshot.settings.marks;
+    forward::mark_proxied(&mut response, &flight.exchange, marks, upstream_ns / 1_000_000, gateway_ns / 1_000_000);
     report::tell(&flight, None, now_ns);
     let mut source = Source::Upstream(body);
     if let Some(bytes_max) = response_limit(&flight, &response) {
@@ -306,7 +308,7 @@ fn tunneled(
     forward::strip_hop_by_hop(&mut response.headers);
     response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
-    forward::mark_proxied(&mut response.headers, &flight.exchange, 0, 0);
+    forward::mark_proxied(&mut response, &flight.exchange, flight.local.snapshot.settings.marks, 0, 0);
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
         tunnel::spawn(Rc::clone(&flight.worker), client, upstream, idle_max(&flight));

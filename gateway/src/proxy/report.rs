@@ -13,6 +13,9 @@ use super::reply::Reply;
 use crate::config::Settings;
 use crate::edge::{Identity, Offence, OffenceKind};
 
+/// Entries of the header that are looked at.
+const HOPS_MAX: usize = 64;
+
 /// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`).
 pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
     let peer = exchange.client.peer.ip().to_canonical();
@@ -21,12 +24,19 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
     if !exchange.client.trusted {
         return;
     }
-    let value = exchange.request.headers.get_all(&settings.real_ip_header).iter().next_back();
-    let last = value.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next());
-    if let Some(ip) = last.and_then(|text| text.trim().parse::<IpAddr>().ok()) {
-        exchange.client.ip = ip.to_canonical();
-        exchange.client_text = Some(exchange.client.ip.to_string());
+    let values = exchange.request.headers.get_all(&settings.real_ip_header).iter().rev();
+    let entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')).take(HOPS_MAX);
+    let mut addresses = entries.map_while(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+    let Some(mut ip) = addresses.next() else { return };
+    if settings.real_ip_recursive {
+        // From the right, whoever is trusted speaks for the one before; the first stranger is the client.
+        let trusted = |ip: &IpAddr| settings.trusted.iter().any(|net| net.contains(ip));
+        while let Some(before) = { trusted(&ip) }.then(|| addresses.next()).flatten() {
+            ip = before;
+        }
     }
+    exchange.client.ip = ip;
+    exchange.client_text = Some(ip.to_string());
 }
 
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.

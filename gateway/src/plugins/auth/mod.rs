@@ -285,7 +285,7 @@ pub(crate) mod bench {
     pub fn answer(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> String {
         plugin.conceal(exchange);
         let Flow::Reply(reply) = plugin.on_request(exchange) else { return "continue".to_owned() };
-        let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id");
+        let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id", &Default::default());
         let body = String::from_utf8(body.to_vec()).expect("text");
         let message = serde_json::from_str::<serde_json::Value>(&body)
             .ok()
