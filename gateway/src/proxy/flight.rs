@@ -14,6 +14,7 @@ use crate::plugins::Plugin;
 use crate::telemetry::access;
 use crate::telemetry::metrics::Sample;
 use crate::telemetry::record::{Record, Try};
+use crate::upstreams::member::Ride;
 
 /// A request in the air.
 pub struct Flight {
@@ -52,6 +53,8 @@ pub struct Flight {
     pub aborted: bool,
     /// Whether the source is degraded: one request at a time, connection closed after it.
     pub degraded: bool,
+    /// Keeps the target's count of requests until the answer is over.
+    pub ride: Option<Ride>,
     /// The connection is busy as long as this flight lives.
     serving: Serving,
 }
@@ -80,6 +83,7 @@ impl Flight {
             taken_bytes: 0,
             aborted: false,
             degraded: false,
+            ride: None,
             serving,
         }
     }

@@ -20,6 +20,7 @@ use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
 use crate::plugins::{Flow, Plugin};
 use crate::router::{Facts, path};
+use crate::upstreams::health::Sign;
 
 /// What a connection knows when a request begins on it.
 pub struct Origin {
@@ -43,6 +44,17 @@ pub enum Answered {
     Response(http::response::Parts, Box<super::answer::FromUpstream>),
     /// A WebSocket.
     Upgraded(Box<(http::response::Parts, super::h1::Upgraded<super::transport::Transport>)>),
+}
+
+impl Answered {
+    /// What the answer says of the target's health.
+    #[must_use]
+    pub fn sign(&self) -> Sign {
+        match self {
+            Answered::Response(parts, _) => Sign::Status(parts.status.as_u16()),
+            Answered::Upgraded(upgraded) => Sign::Status(upgraded.0.status.as_u16()),
+        }
+    }
 }
 
 /// Serves one request.
