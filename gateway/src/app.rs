@@ -22,6 +22,7 @@ use crate::proxy::transport::TlsClients;
 use crate::proxy::worker::{EdgeLink, Worker};
 use crate::telemetry::metrics::{self, Registry};
 use crate::telemetry::writer::LogWriter;
+use crate::upstreams::probe;
 use crate::watch;
 
 /// How to run.
@@ -109,6 +110,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
     let shared = Shared {
         windows: crate::limits::Windows::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
+        members: crate::upstreams::member::Members::default(),
         writer,
         hash_keys: std::hash::RandomState::new(),
     };
@@ -178,6 +180,8 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     if let Some(listener) = admin {
         tokio::spawn(admin::serve(listener, Arc::clone(&app)));
     }
+    let probed = Arc::clone(&app);
+    tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
     let mut changes = watch::file(app.running.path())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
@@ -192,7 +196,10 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
             _ = interrupt.recv() => break,
             _ = hangup.recv() => drop(app.tell(app.running.reload(), "SIGHUP")),
             Some(()) = changes.recv() => drop(app.tell(app.running.reload_if_changed(), "file change")),
-            _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
+            _ = tick.tick() => {
+                app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
+                app.shared.members.sweep();
+            }
         }
     }
     tracing::info!("draining");

@@ -12,6 +12,7 @@ mod drain;
 mod reload;
 
 // What clients and upstreams see.
+mod balancing;
 mod bodies;
 mod failures;
 mod forwarding;

@@ -145,7 +145,7 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
     let tls = certificates::read(&f);
     let settings = settings::read(f.node("gateway"), tls.is_some(), env, report);
     let upstream_nodes = f.list("upstreams").unwrap_or_default();
-    let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), report);
+    let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), shared, report);
     let consumers::Read { identities, plugins: of_consumers } = consumers::read(&f);
     let identities = Arc::new(identities);
 
@@ -203,6 +203,7 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
     let hash = digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
     Some(Snapshot {
         settings,
+        groups: upstreams.into_values().map(|(_, group)| group).collect(),
         services,
         routes,
         router: Router::new(matchers),

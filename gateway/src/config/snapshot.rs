@@ -12,6 +12,7 @@ use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
 use crate::router::Router;
+use crate::upstreams::group::Group;
 
 /// A protocol that a route or plugin is for (Kong `protocols`), as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,6 @@ pub struct Target {
 }
 
 /// Kong's `services` entity.
-#[derive(Debug)]
 pub struct Service {
     /// For logs.
     pub info: Arc<ServiceInfo>,
@@ -72,6 +72,8 @@ pub struct Service {
     pub targets: Vec<Target>,
     /// Sum of the targets' weights.
     pub weight_sum: u32,
+    /// How the targets of an upstream are balanced; they stand there in the same order.
+    pub group: Option<Arc<Group>>,
 }
 
 /// One configured plugin.
@@ -135,6 +137,8 @@ pub struct Route {
 pub struct Snapshot {
     /// The `gateway:` block.
     pub settings: Settings,
+    /// Upstreams.
+    pub groups: Arc<[Arc<Group>]>,
     /// Services in file order.
     pub services: Vec<Service>,
     /// Routes in file order.

@@ -95,6 +95,8 @@ pub struct Shared {
     pub windows: Windows,
     /// Circuit states by service or route.
     pub circuits: crate::upstreams::circuit::Circuits,
+    /// States of upstreams' targets.
+    pub members: crate::upstreams::member::Members,
     /// Writes log files off the request path.
     pub writer: LogWriter,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.

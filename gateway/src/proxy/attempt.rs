@@ -22,12 +22,14 @@ use super::flight::Flight;
 use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
 use super::path::Answered;
+use super::placement::Placement;
 use super::reply::{Refusal, Reply};
 use super::transport::{self, Berth, Endpoint, Transport};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::snapshot::{Service, Target};
 use crate::telemetry::record::Try;
+use crate::upstreams::health::Sign;
 
 /// Why an attempt gave nothing.
 struct Missed {
@@ -47,14 +49,19 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let mut now_ns = clock::monotonic_ns();
     flight.asked_ns = Some(now_ns);
     let mut missed = Missed { refusal: Refusal::NoTarget, again: false };
+    let mut placement = Placement::new(&mut flight.exchange, service, &local.snapshot.identities);
     for _ in 0..=service.retries {
-        let Some(target) = next_target(flight, service_index, service) else {
+        let Some(target) = placement.next(flight, service_index, service, now_ns) else {
             missed.refusal = Refusal::NoTarget;
             break;
         };
         let asked = Asked { service, stripped, upgrade, now_ns, turn: turn.as_deref() };
         match try_target(flight, &asked, target, body.clone()).await {
             Ok(answered) => {
+                if service.group.is_some() {
+                    let answered_ns = clock::monotonic_ns();
+                    placement.witness(answered.sign(), Some(answered_ns.saturating_sub(now_ns)), answered_ns);
+                }
                 flight.taken_bytes = already + body.taken();
                 return Ok(answered);
             }
@@ -63,6 +70,9 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
                     attempt.failed = true;
                 }
                 missed = miss;
+                if let Some(sign) = sign(missed.refusal) {
+                    placement.witness(sign, None, now_ns);
+                }
                 now_ns = clock::monotonic_ns();
             }
         }
@@ -80,11 +90,15 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     Err(Box::new(missed.refusal.reply()))
 }
 
-fn next_target<'a>(flight: &Flight, id: usize, service: &'a Service) -> Option<&'a Target> {
-    Some(match service.targets.as_slice() {
-        [only] if only.weight > 0 => only,
-        targets => &targets[flight.worker.turns.next(id, targets.iter().map(|t| t.weight))?],
-    })
+/// What a failure says of the target, if anything.
+fn sign(refusal: Refusal) -> Option<Sign> {
+    match refusal {
+        Refusal::UpstreamTimeout | Refusal::UpstreamConnectTimeout => Some(Sign::Timeout),
+        Refusal::UpstreamConnect | Refusal::UpstreamClosed | Refusal::UpstreamInvalid | Refusal::NameResolution => {
+            Some(Sign::TcpFailure)
+        }
+        _ => None,
+    }
 }
 
 /// What stays the same whichever target is tried.

@@ -14,6 +14,7 @@ use crate::plugins::Plugin;
 use crate::telemetry::access;
 use crate::telemetry::metrics::Sample;
 use crate::telemetry::record::{Record, Try};
+use crate::upstreams::member::Ride;
 
 /// A request in the air.
 pub struct Flight {
@@ -50,8 +51,12 @@ pub struct Flight {
     pub taken_bytes: u64,
     /// Whether the answer ended before it was complete.
     pub aborted: bool,
-    /// Whether the source is degraded: one request at a time, connection closed after it.
-    pub degraded: bool,
+    /// Whether the source is degraded.
+    pub suspect: bool,
+    /// Whether this request counts as one of the source's turns.
+    pub holds_turn: bool,
+    /// Keeps the target's count of requests until the answer is over.
+    pub ride: Option<Ride>,
     /// The connection is busy as long as this flight lives.
     serving: Serving,
 }
@@ -79,7 +84,9 @@ impl Flight {
             sent_bytes: 0,
             taken_bytes: 0,
             aborted: false,
-            degraded: false,
+            suspect: false,
+            holds_turn: false,
+            ride: None,
             serving,
         }
     }
@@ -164,7 +171,7 @@ impl Drop for Flight {
         let now_ns = clock::monotonic_ns();
         self.serving.end(now_ns);
         self.tell_outcome(Outcome::Abandoned, now_ns);
-        if self.degraded {
+        if self.holds_turn {
             self.worker.leave_degraded(self.exchange.client.ip);
         }
         let empty = HeaderMap::new();

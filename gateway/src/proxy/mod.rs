@@ -8,6 +8,7 @@ pub mod flight;
 pub mod forward;
 pub mod h1;
 pub mod path;
+pub mod placement;
 pub mod presence;
 pub mod reply;
 pub mod report;

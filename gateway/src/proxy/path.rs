@@ -23,6 +23,7 @@ use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
 use crate::plugins::{Flow, Plugin};
 use crate::router::{Facts, path};
+use crate::upstreams::health::Sign;
 
 /// What a connection knows when a request begins on it.
 pub struct Origin {
@@ -46,6 +47,17 @@ pub enum Answered {
     Response(http::response::Parts, Box<super::answer::FromUpstream>),
     /// A WebSocket.
     Upgraded(Box<(http::response::Parts, super::h1::Upgraded<super::transport::Transport>)>),
+}
+
+impl Answered {
+    /// What the answer says of the target's health.
+    #[must_use]
+    pub fn sign(&self) -> Sign {
+        match self {
+            Answered::Response(parts, _) => Sign::Status(parts.status.as_u16()),
+            Answered::Upgraded(upgraded) => Sign::Status(upgraded.0.status.as_u16()),
+        }
+    }
 }
 
 /// Serves one request. The flight begins at once and not in the future, which is moved before it is polled: it stays small.
@@ -105,8 +117,22 @@ async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<
     conceal(flight);
     let (upgrade, stripped) = routed?;
     run_plugins(flight).await?;
+    take_turn(flight)?;
     let Some(service) = flight.matched().and_then(|r| r.service) else { return Err(refuse(Refusal::NoService)) };
     attempt::send(flight, service, stripped, upgrade).await
+}
+
+/// Behind a degraded source, whoever cannot say who he is waits for his turn: one request at a time. A credential has its
+/// own limits, and neighbours of an abuser are not to pay for him.
+fn take_turn(flight: &mut Flight) -> Result<(), Box<Reply>> {
+    if !flight.suspect || flight.exchange.credential().is_some() {
+        return Ok(());
+    }
+    flight.holds_turn = true;
+    if flight.worker.enter_degraded(flight.exchange.client.ip) {
+        return Ok(());
+    }
+    Err(Box::new(Refusal::SourceDegraded.reply().retry_after(1)))
 }
 
 fn refuse(refusal: Refusal) -> Box<Reply> {
@@ -132,10 +158,7 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
         Standing::Clear => {}
         Standing::Dropped => return Err(refuse(Refusal::SourceDropped)),
         Standing::Degraded | Standing::Gated => {
-            flight.degraded = true;
-            if !flight.worker.enter_degraded(ex.client.ip) {
-                return Err(Box::new(Refusal::SourceDegraded.reply().retry_after(1)));
-            }
+            flight.suspect = true;
         }
     }
     Ok(normal.upgrade)
@@ -335,7 +358,8 @@ fn finish_head(flight: &mut Flight, response: &mut Response) {
             }
         }
     }
-    if flight.degraded {
+    // The connection of somebody who is served on his credential stays.
+    if flight.suspect && (flight.reason.is_some() || flight.exchange.credential().is_none()) {
         response.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

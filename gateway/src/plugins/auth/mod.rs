@@ -257,6 +257,7 @@ pub(crate) mod bench {
         let shared = Arc::new(Shared {
             windows: Default::default(),
             circuits: Default::default(),
+            members: Default::default(),
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
         });
