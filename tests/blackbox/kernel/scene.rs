@@ -16,6 +16,7 @@ use gateway_tests::{
     gateway::command,
     netns::{End, Lab, Space},
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 /// `/api` answers 401 without a key, soon 429 to the greedy one, and 200 to the good one.
@@ -38,8 +39,8 @@ plugins:
 - { name: rate-limiting, route: api, consumer: good, config: { minute: 1000000 } }
 "#;
 
-/// More than the strikes from the gate to the drop.
-const SPARES: usize = 80;
+/// More than the 50 strikes from the gate to the drop, by what a busy machine lets through before it decides.
+const SPARES: usize = 250;
 /// A drop shows as silence: the gateway answers in milliseconds, and this machine may be busy.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Nobody climbs further than this many requests.
@@ -62,6 +63,9 @@ impl Scene {
     /// None where this user may not make namespaces; the laboratory says so.
     pub fn new(test: &str) -> Option<Self> {
         let mut lab = Lab::new(test)?;
+        // The spares are two descriptors each, and many tests share the process.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("a limit may be raised as far as it goes");
         let mut space = |label| lab.space(label).expect("a namespace");
         let (server, yard, town) = (space("server"), space("yard"), space("town"));
         let to_yard = lab.join(&server, &yard).expect("a veth pair");
@@ -126,17 +130,18 @@ impl Scene {
 
     /// Abuses until no connection is answered any more, and then over older connections until these are silent too.
     #[track_caller]
-    pub fn climb(&self, gateway: &Gateway, from: Ipv4Addr, request: &Request) -> [Climb; 2] {
+    pub fn climb(&self, gateway: &Gateway, from: Ipv4Addr, request: &Request) -> Climb {
         let door = self.door(gateway);
         self.yard.run(|| {
             let visitor = || Visitor::new(door, from, request.clone()).patience(SILENCE);
             let mut spares: Vec<Visitor> = std::iter::repeat_with(visitor).take(SPARES).collect();
             assert!(spares.iter_mut().all(Visitor::connect), "before the abuse everybody may connect");
+            let mut climb = Climb::default();
             let mut abuser = visitor();
-            let gated = Climb::until_silence(|| abuser.ask());
+            climb.until_silence(|| abuser.ask());
             let mut spares = spares.iter_mut();
-            let dropped = Climb::until_silence(|| spares.next().expect("the drop comes before they are used up").ask());
-            [gated, dropped]
+            climb.until_silence(|| spares.next().expect("the drop comes before they are used up").ask());
+            climb
         })
     }
 }
@@ -156,32 +161,38 @@ pub struct Answered {
     pub heard: Instant,
 }
 
-/// Requests one after another until one was not answered.
+/// Requests one after another, and the times when the first packet of one that was not answered was sent.
+#[derive(Default)]
 pub struct Climb {
-    pub answered: Vec<Answered>,
-    /// When the first unanswered packet was sent.
-    pub silent: Instant,
+    answered: Vec<Answered>,
+    silences: Vec<Instant>,
 }
 
 impl Climb {
     #[track_caller]
-    fn until_silence(mut ask: impl FnMut() -> Option<Reply>) -> Self {
-        let mut answered = Vec::new();
-        while answered.len() < REQUESTS_MAX {
+    fn until_silence(&mut self, mut ask: impl FnMut() -> Option<Reply>) {
+        while self.answered.len() < REQUESTS_MAX {
             let sent = Instant::now();
-            let Some(reply) = ask() else { return Self { answered, silent: sent } };
+            let Some(reply) = ask() else { return self.silences.push(sent) };
             let id = reply.header("x-kong-request-id").unwrap_or_default().to_owned();
-            answered.push(Answered { id, status: reply.status, sent, heard: Instant::now() });
+            self.answered.push(Answered { id, status: reply.status, sent, heard: Instant::now() });
         }
         panic!("still answered after {REQUESTS_MAX} requests");
     }
 
-    /// The request with this id, and how many answers came after its own.
+    /// The request with this id.
     #[track_caller]
-    pub fn find(&self, id: &str) -> (&Answered, usize) {
-        let at = self.answered.iter().position(|one| one.id == id);
-        let at = at.unwrap_or_else(|| panic!("no request of this client was {id}"));
-        (&self.answered[at], self.answered.len() - at - 1)
+    pub fn find(&self, id: &str) -> &Answered {
+        let found = self.answered.iter().find(|one| one.id == id);
+        found.unwrap_or_else(|| panic!("no request of this client was {id}"))
+    }
+
+    /// When the first packet was lost after an answer, and how many further answers came before that.
+    #[track_caller]
+    pub fn silence_after(&self, answer: &Answered) -> (Instant, usize) {
+        let silence = *self.silences.iter().find(|silence| **silence >= answer.heard).expect("it ends in silence");
+        let between = |one: &&Answered| one.heard > answer.heard && one.heard <= silence;
+        (silence, self.answered.iter().filter(between).count())
     }
 }
 
