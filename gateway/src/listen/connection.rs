@@ -7,13 +7,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -23,8 +23,12 @@ use crate::clock;
 use crate::proxy::exchange::Client;
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
+use crate::proxy::reply::Refusal;
+use crate::proxy::report;
 use crate::proxy::worker::Worker;
 
+/// The first bytes of HTTP/2's preface.
+const PREFACE: &[u8] = b"PRI";
 /// Bytes of a request's head at most; hyper answers 431 beyond it.
 const HEAD_MAX: usize = 64 * 1024;
 /// Header fields of a request at most.
@@ -40,8 +44,10 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let presence = Presence::new(clock::monotonic_ns());
     let registered = registry.add(&presence);
     if !tls {
-        let Some(Ok(h2)) = unless_cut(&registered.entry, offers_h2(&tcp)).await else { return };
-        return http(worker, client, None, tcp, h2, &registered).await;
+        let mut tcp = tcp;
+        let Some(Ok(early)) = unless_cut(&registered.entry, first_bytes(&mut tcp)).await else { return };
+        let h2 = early == PREFACE;
+        return http(worker, client, None, (early, tcp), h2, &registered).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
     let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
@@ -49,7 +55,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, stream, h2, &registered).await;
+    http(worker, client, sni, (Bytes::new(), stream), h2, &registered).await;
 }
 
 /// What comes before HTTP, ended when the registry asks anything: there is nothing in flight to finish.
@@ -62,27 +68,30 @@ async fn unless_cut<T>(entry: &Entry, before: impl Future<Output = T>) -> Option
     .await
 }
 
-/// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.3). No method of HTTP/1 begins with `PRI`.
-async fn offers_h2(tcp: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; 3];
-    loop {
-        tcp.readable().await?;
-        match tcp.peek(&mut first).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n if n == first.len() => return Ok(&first == b"PRI"),
-            n if !b"PRI".starts_with(&first[..n]) => return Ok(false),
-            // The rest of three bytes is under way, or the client plays: the caller's limit ends it.
-            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+/// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
+/// of HTTP/1 begins with `PRI`.
+async fn first_bytes(tcp: &mut TcpStream) -> io::Result<Bytes> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        if tcp.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    Ok(first.freeze())
 }
 
-async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, registered: &Registered)
-where
+async fn http<S>(
+    worker: Rc<Worker>,
+    client: Client,
+    sni: Option<Rc<str>>,
+    (early, stream): (Bytes, S),
+    h2: bool,
+    registered: &Registered,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let presence = &registered.entry.presence;
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(presence)));
+    let io = TokioIo::new(Watched::new(early, stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
@@ -95,6 +104,7 @@ where
         })
     };
     if h2 {
+        presence.speak_frames();
         let connection = http2::Builder::new(OnThisThread)
             .max_concurrent_streams(100)
             .initial_stream_window_size(64 * 1024)
@@ -105,7 +115,7 @@ where
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
         let connection = pin!(connection);
-        drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await;
+        ended(&worker, client, drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await);
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -114,12 +124,19 @@ where
             .serve_connection(io, service)
             .with_upgrades();
         let connection = pin!(connection);
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await;
+        ended(
+            &worker,
+            client,
+            drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await,
+        );
     }
 }
 
-/// Polls a connection until it ends, or the registry cuts it.
-async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) {
+/// Polls a connection until it ends, or the registry cuts it; tells how it ended.
+async fn drive<C>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut finishing = false;
     std::future::poll_fn(|cx| {
         match entry.order(cx.waker()) {
@@ -129,11 +146,21 @@ async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut 
                 finishing = true;
                 finish(connection.as_mut());
             }
-            Order::Cut => return Poll::Ready(()),
+            Order::Cut => return Poll::Ready(Ok(())),
         }
-        connection.as_mut().poll(cx).map(|_| ())
+        connection.as_mut().poll(cx)
     })
-    .await;
+    .await
+}
+
+/// What hyper's parser refused never became a request: it is counted, and told to the edge, here.
+fn ended(worker: &Worker, client: Client, end: hyper::Result<()>) {
+    let Err(error) = end else { return };
+    if error.is_parse_too_large() {
+        report::unparsed(worker, client, Refusal::HeadersTooLarge);
+    } else if error.is_parse() {
+        report::unparsed(worker, client, Refusal::BadRequest);
+    }
 }
 
 /// Runs hyper's streams on the worker's own thread.

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -27,6 +28,8 @@ pub struct Entry {
     /// What the connection is doing.
     pub presence: Arc<Presence>,
     order: Cell<Order>,
+    /// Since when bodies wait for a peer that does not ask, with their number of asks then.
+    waiting: Cell<Option<(u64, u64)>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -38,6 +41,21 @@ impl Entry {
             *known = Some(waker.clone());
         }
         self.order.get()
+    }
+
+    /// Whether the peer has kept its window closed for longer than `idle`.
+    fn is_closed(&self, now_ns: u64, idle: Duration) -> bool {
+        let Some(asks) = self.presence.waiting() else {
+            self.waiting.set(None);
+            return false;
+        };
+        match self.waiting.get() {
+            Some((since_ns, before)) if before == asks => now_ns.saturating_sub(since_ns) as u128 > idle.as_nanos(),
+            _ => {
+                self.waiting.set(Some((now_ns, asks)));
+                false
+            }
+        }
     }
 
     fn ask(&self, order: Order) {
@@ -78,8 +96,12 @@ impl Registry {
         let id = self.next.get();
         self.next.set(id + 1);
         let order = if self.finishing.get() { Order::Finish } else { Order::Go };
-        let entry =
-            Rc::new(Entry { presence: Arc::clone(presence), order: Cell::new(order), waker: RefCell::default() });
+        let entry = Rc::new(Entry {
+            presence: Arc::clone(presence),
+            order: Cell::new(order),
+            waiting: Cell::default(),
+            waker: RefCell::default(),
+        });
         self.entries.borrow_mut().insert(id, Rc::clone(&entry));
         Registered { registry: Rc::clone(self), id, entry }
     }
@@ -87,7 +109,8 @@ impl Registry {
     /// Cuts the connections that have had their time.
     pub fn sweep(&self, now_ns: u64, timeouts: Timeouts) {
         for entry in self.entries.borrow().values() {
-            if entry.presence.judge(now_ns, timeouts.header, timeouts.idle) == Finding::Overdue {
+            let overdue = entry.presence.judge(now_ns, timeouts.header, timeouts.idle) == Finding::Overdue;
+            if overdue || entry.is_closed(now_ns, timeouts.idle) {
                 entry.ask(Order::Cut);
             }
         }

@@ -26,6 +26,7 @@ pub struct Bound {
 /// The system's, with the address.
 pub fn bind(listen: &Listen, count: usize) -> anyhow::Result<Bound> {
     let mut address = listen.address;
+    refuse_a_taken_address(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = open(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
@@ -35,12 +36,23 @@ pub fn bind(listen: &Listen, count: usize) -> anyhow::Result<Bound> {
     Ok(Bound { address, tls: listen.tls, sockets })
 }
 
-fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// SO_REUSEPORT would let a second gateway take half of the connections of the first, by mistake. Without it the address
+/// must be free.
+fn refuse_a_taken_address(address: SocketAddr) -> std::io::Result<()> {
+    socket(address)?.bind(&address.into())
+}
+
+fn socket(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket(address)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

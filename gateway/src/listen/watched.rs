@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::presence::Presence;
@@ -14,19 +15,27 @@ const GATHERED_BYTES_MAX: usize = 1024;
 
 /// A watched stream.
 pub struct Watched<S> {
+    /// Bytes that were read before HTTP began.
+    early: Bytes,
     stream: S,
     presence: Arc<Presence>,
 }
 
 impl<S> Watched<S> {
-    /// Watches `stream`.
-    pub fn new(stream: S, presence: Arc<Presence>) -> Self {
-        Watched { stream, presence }
+    /// Watches `stream`; `early` was read from it already and comes first.
+    pub fn new(early: Bytes, stream: S, presence: Arc<Presence>) -> Self {
+        Watched { early, stream, presence }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let length = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early.split_to(length));
+            self.presence.received();
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {

@@ -84,6 +84,8 @@ pub struct AnswerBody {
     source: Source,
     idle_max: Duration,
     idle: Option<Pin<Box<Sleep>>>,
+    /// Whether there is more to give and nobody asks: the client's turn.
+    unasked: bool,
     flight: Box<Flight>,
 }
 
@@ -91,7 +93,15 @@ impl AnswerBody {
     /// A body that ends `flight`.
     #[must_use]
     pub fn new(source: Source, idle_max: Duration, flight: Box<Flight>) -> Self {
-        AnswerBody { source, idle_max, idle: None, flight }
+        let mut body = AnswerBody { source, idle_max, idle: None, unasked: false, flight };
+        body.wait(!body.is_end_stream());
+        body
+    }
+
+    fn wait(&mut self, unasked: bool) {
+        if std::mem::replace(&mut self.unasked, unasked) != unasked {
+            self.flight.presence().unasked(unasked);
+        }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -125,9 +135,11 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        this.wait(false);
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle = None;
+                this.wait(!this.is_end_stream());
                 this.flight.sent_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -172,6 +184,7 @@ impl Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
+        self.wait(false);
         if !self.is_end_stream() && !self.flight.head_only() {
             self.flight.aborted = true;
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::exchange::{Exchange, Outcome};
-use super::presence::Serving;
+use super::presence::{Presence, Serving};
 use super::worker::{Local, Worker};
 use crate::clock;
 use crate::config::snapshot::{Chain, Protocols, Route, Slot};
@@ -89,6 +89,12 @@ impl Flight {
             ride: None,
             serving,
         }
+    }
+
+    /// The connection that the request came on.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        self.serving.presence()
     }
 
     /// The matched route.

@@ -2,7 +2,7 @@
 //! timer a request. Written by the connection's own thread only; atomics because hyper wants `Send`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock;
@@ -15,6 +15,12 @@ pub struct Presence {
     quiet_since: AtomicU64,
     head_since: AtomicU64,
     stalled_since: AtomicU64,
+    /// HTTP/2: frames come between requests, and no byte tells where one begins.
+    framed: AtomicBool,
+    /// Bodies that have more to give and are not asked for it: the peer's window is closed.
+    unasked: AtomicU32,
+    /// Counts how often bodies were asked.
+    asks: AtomicU64,
 }
 
 /// What the timer finds.
@@ -36,12 +42,34 @@ impl Presence {
             quiet_since: AtomicU64::new(now_ns),
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            framed: AtomicBool::new(false),
+            unasked: AtomicU32::new(0),
+            asks: AtomicU64::new(0),
         })
+    }
+
+    /// The connection speaks HTTP/2.
+    pub fn speak_frames(&self) {
+        self.framed.store(true, Relaxed);
+    }
+
+    /// A body waits to be asked for more, or is asked (or gone).
+    pub fn unasked(&self, waits: bool) {
+        let count = self.unasked.load(Relaxed);
+        self.unasked.store(if waits { count + 1 } else { count.saturating_sub(1) }, Relaxed);
+        self.asks.store(self.asks.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// How often bodies were asked, if one waits for it: a number that stands still tells a closed window.
+    #[must_use]
+    pub fn waiting(&self) -> Option<u64> {
+        (self.unasked.load(Relaxed) > 0).then(|| self.asks.load(Relaxed))
     }
 
     /// Bytes came. The first of a request starts its clock.
     pub fn received(&self) {
-        if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+        let between = self.framed.load(Relaxed) && self.served.load(Relaxed) > 0;
+        if !between && self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(clock::monotonic_ns(), Relaxed);
         }
     }
@@ -100,6 +128,12 @@ impl Presence {
 pub struct Serving(Arc<Presence>);
 
 impl Serving {
+    /// The connection.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.0
+    }
+
     /// Tells when the request ended, so that the connection's quiet time begins then.
     pub fn end(&self, now_ns: u64) {
         self.0.quiet_since.store(now_ns, Relaxed);

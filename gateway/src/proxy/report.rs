@@ -7,9 +7,11 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::USER_AGENT;
 
-use super::exchange::Exchange;
+use super::exchange::{Client, Exchange};
 use super::flight::Flight;
-use super::reply::Reply;
+use super::reply::{Refusal, Reply};
+use super::worker::Worker;
+use crate::clock;
 use crate::config::Settings;
 use crate::edge::{Identity, Offence, OffenceKind};
 
@@ -75,6 +77,23 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
             request_id: flight.exchange.request_id.as_str(),
         },
     );
+}
+
+/// Counts what the parser refused, and tells the edge: there is no request to blame, only a source.
+pub fn unparsed(worker: &Worker, client: Client, refusal: Refusal) {
+    let reply = refusal.reply();
+    worker.count_unparsed(reply.status.as_u16(), reply.reason);
+    if let Some(edge) = &worker.edge {
+        let offence = Offence {
+            source: client.ip,
+            identity: Identity::None,
+            kind: OffenceKind::BadRequest,
+            plugin: reply.reason,
+            route: "",
+            request_id: "",
+        };
+        edge.reporter.borrow_mut().offence(clock::monotonic_ns(), &offence);
+    }
 }
 
 /// The strongest identity that is known.

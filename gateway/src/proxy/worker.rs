@@ -136,6 +136,11 @@ impl Worker {
         self.metrics.borrow_mut().count(sample);
     }
 
+    /// Counts an answer to what was no request.
+    pub fn count_unparsed(&self, status: u16, reason: &'static str) {
+        self.metrics.borrow_mut().count_unparsed(status, reason);
+    }
+
     /// Counts an accepted connection.
     pub fn count_accepted(&self) {
         self.metrics.borrow_mut().accepted += 1;

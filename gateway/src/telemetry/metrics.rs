@@ -118,6 +118,12 @@ pub struct Local {
 }
 
 impl Local {
+    /// Counts an answer to what was no request.
+    pub fn count_unparsed(&mut self, status: u16, reason: &'static str) {
+        self.classes[usize::from(status / 100).min(5)] += 1;
+        *self.reasons.entry(reason).or_insert(0) += 1;
+    }
+
     /// Counts a request.
     pub fn count(&mut self, s: &Sample<'_>) {
         self.classes[usize::from(s.status / 100).min(5)] += 1;

@@ -128,9 +128,10 @@ fn the_other_consumer_behind_the_same_address_is_served() {
     let Some(scene) = Scene::new(test) else { return };
     let gateway = scene.start(&scene.config("enforce", "gate_for: 60s"));
     let (shared, door) = (scene.address(10), scene.door(&gateway));
-    // One request at a time: that is what a source has that is degraded for somebody's sake.
     let regular = Regular::start(&scene.yard, door, shared, good());
     eventually("it is known as a good one before the abuse begins", || regular.good() >= 50);
+    // Requests of the same consumer at the same time: one turn for the whole address would refuse them to each other.
+    let beside: Vec<_> = (0..3).map(|_| Regular::start(&scene.yard, door, shared, good())).collect();
     let mut greedy = Visitor::new(door, shared, over_its_limit());
     let mut refused = 0;
     scene.yard.run(|| {
@@ -142,7 +143,11 @@ fn the_other_consumer_behind_the_same_address_is_served() {
             }
         }
     });
-    let (good, lost) = regular.end();
+    let (mut good, mut lost) = regular.end();
+    for (more, missed) in beside.into_iter().map(Regular::end) {
+        good += more;
+        lost.extend(missed);
+    }
     say(&format!("{test}: the abuser got {refused} × 429, the other {good} good answers and lost {}", lost.len()));
     assert!(refused >= 500, "{refused}");
     let why = scene.why(&gateway, shared);
