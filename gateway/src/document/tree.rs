@@ -100,7 +100,7 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
     // Sized for 50,000 routes with plugins; the default budget of the library refuses those.
     let budget = serde_saphyr::budget! {
         max_events: 20_000_000,
-        max_nodes: 10_000_000,
+        max_nodes: 4_000_000,
         max_depth: 64,
         max_total_scalar_bytes: 256 << 20,
     };

@@ -29,10 +29,8 @@ use crate::proxy::worker::Worker;
 
 /// The first bytes of HTTP/2's preface.
 const PREFACE: &[u8] = b"PRI";
-/// Bytes of a request's head at most; hyper answers 431 beyond it.
+/// Bytes of a request's head at most; hyper answers 431 beyond it, and beyond its own 100 fields.
 const HEAD_MAX: usize = 64 * 1024;
-/// Header fields of a request at most.
-const FIELDS_MAX: usize = 128;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool, registry: Rc<Registry>) {
@@ -119,7 +117,6 @@ async fn http<S>(
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
-            .max_headers(FIELDS_MAX)
             .header_read_timeout(None)
             .serve_connection(io, service)
             .with_upgrades();
