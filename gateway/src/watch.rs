@@ -13,6 +13,8 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Changes of the file at `path`.
 pub struct Changes {
     events: mpsc::Receiver<()>,
+    /// A change was taken from the channel and not told yet.
+    pending: bool,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -31,14 +33,18 @@ pub fn file(path: &Path) -> anyhow::Result<Changes> {
     })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("cannot watch {}", folder.display()))?;
-    Ok(Changes { events, _watcher: watcher })
+    Ok(Changes { events, pending: false, _watcher: watcher })
 }
 
 impl Changes {
-    /// Waits for the next change, and until it is over.
+    /// Waits for the next change, and until it is over. May be dropped at any time: a change is not lost with it.
     pub async fn recv(&mut self) -> Option<()> {
-        self.events.recv().await?;
+        if !self.pending {
+            self.events.recv().await?;
+            self.pending = true;
+        }
         while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
+        self.pending = false;
         Some(())
     }
 }
