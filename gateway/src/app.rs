@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::{Environment, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Policy};
-use crate::listen::{self, Bound, Command, Thread};
+use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
 use crate::proxy::transport::TlsClients;
 use crate::proxy::worker::{EdgeLink, Worker};
@@ -45,7 +45,7 @@ struct App {
     edge: Option<Arc<Edge>>,
     registry: Registry,
     workers: Vec<mpsc::Sender<Command>>,
-    listeners: Vec<(SocketAddr, bool)>,
+    listeners: Vec<(SocketAddr, Port)>,
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
@@ -71,13 +71,11 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let snapshot = running.current();
-    let bound: Vec<Bound> = snapshot
-        .settings
-        .listen
-        .iter()
-        .map(|l| listen::bind(l, snapshot.settings.workers))
-        .collect::<Result<_, _>>()?;
-    let listeners: Vec<(SocketAddr, bool)> = bound.iter().map(|b| (b.address, b.tls)).collect();
+    let http = snapshot.settings.listen.iter().map(|l| (l, false));
+    let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
+    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers);
+    let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
+    let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
@@ -128,7 +126,7 @@ fn raise_descriptor_limit() {
 }
 
 /// The policy with the ports that are really listened on.
-fn with_ports(mut policy: Policy, listeners: &[(SocketAddr, bool)]) -> Policy {
+fn with_ports(mut policy: Policy, listeners: &[(SocketAddr, Port)]) -> Policy {
     policy.ports = listeners.iter().map(|(address, _)| address.port()).collect();
     policy
 }
@@ -145,7 +143,7 @@ fn start_workers(
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for listener in bound {
         for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
-            own.push((socket, listener.tls));
+            own.push((socket, listener.port));
         }
     }
     let spawn = |(id, own)| {
@@ -223,15 +221,17 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
 }
 
 fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
-    let of = |tls: bool| {
-        let addresses = app.listeners.iter().filter(|(_, t)| *t == tls);
+    let those = |stream: bool, tls: bool| {
+        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
         addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
     };
+    let of = |tls| those(false, tls);
     let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
     tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
     let Some(path) = &options.ready_file else { return Ok(()) };
     let ready = json!({
-        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true), "admin": admin.map(|a| a.to_string()),
+        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),
+        "stream": those(true, false), "stream_tls": those(true, true), "admin": admin.map(|a| a.to_string()),
     });
     let draft = path.with_extension("tmp");
     std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
@@ -307,7 +307,7 @@ impl Control for App {
             "uptime_s": self.started.elapsed().as_secs(),
             "config": self.running.status(),
             "workers": self.workers.len(),
-            "listeners": self.listeners.iter().map(|(a, tls)| json!({ "address": a.to_string(), "tls": tls })).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),

@@ -22,6 +22,7 @@ mod presentation;
 mod protocols;
 mod routing;
 mod scopes;
+mod streams;
 
 // One module a plugin, named as the plugin is.
 mod acl;

@@ -159,6 +159,8 @@ pub struct Gateway {
     pid: u32,
     proxies: Vec<SocketAddr>,
     tls_proxies: Vec<SocketAddr>,
+    streams: Vec<SocketAddr>,
+    tls_streams: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     folder: TempDir,
 }
@@ -184,6 +186,8 @@ impl Gateway {
             pid: u32::try_from(pid).unwrap_or_default(),
             proxies: addresses("proxy"),
             tls_proxies: addresses("proxy_tls"),
+            streams: addresses("stream"),
+            tls_streams: addresses("stream_tls"),
             admin: ready["admin"].as_str().and_then(|text| text.parse().ok()),
             folder,
         }
@@ -199,6 +203,18 @@ impl Gateway {
     #[track_caller]
     pub fn proxy_tls(&self) -> SocketAddr {
         *self.tls_proxies.first().expect("the ready file names a TLS listener")
+    }
+
+    /// The first listener for streams in the clear.
+    #[track_caller]
+    pub fn stream(&self) -> SocketAddr {
+        *self.streams.first().expect("the ready file names a stream listener")
+    }
+
+    /// The first listener for streams with TLS.
+    #[track_caller]
+    pub fn stream_tls(&self) -> SocketAddr {
+        *self.tls_streams.first().expect("the ready file names a TLS stream listener")
     }
 
     #[track_caller]

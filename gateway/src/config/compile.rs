@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::snapshot::{Counts, Snapshot};
-use super::{Environment, certificates, consumers, plugins, routes, services, settings};
+use super::{Environment, certificates, consumers, plugins, routes, services, settings, stream};
 use crate::document::{Fields, Node, Report, Value, tree};
 use crate::identity::digest;
 use crate::plugins::Shared;
 use crate::router::Router;
+use crate::router::stream::StreamRouter;
 
 /// The outcome of a compilation.
 pub struct Compiled {
@@ -168,18 +169,36 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
 
     let mut routes = Vec::new();
     let mut matchers = Vec::new();
+    let mut streams = Vec::new();
+    // The router's table knows the first of the list: streams come behind them.
+    route_nodes.sort_by_key(|(node, ..)| stream::is_stream(node));
     for (node, owner, top) in route_nodes {
         let Some(owner) = service_of(node, owner, top, &names, report) else { continue };
+        let is_stream = stream::is_stream(node);
+        if owner.is_some_and(|index| services[index].stream != is_stream) || (owner.is_none() && is_stream) {
+            report.error(node.place, "the protocols of a route and of its service are of different families");
+            continue;
+        }
         let parent = owner.map(|index| routes::Parent { index, info: Arc::clone(&services[index].info) });
-        let Some(draft) = routes::read(node, parent, top, routes.len(), old_paths, report) else { continue };
+        let draft = match parent {
+            Some(parent) if is_stream => stream::read(node, parent, top, routes.len(), report).map(|(draft, asks)| {
+                streams.push(asks);
+                draft
+            }),
+            parent => routes::read(node, parent, top, routes.len(), old_paths, report),
+        };
+        let Some(draft) = draft else { continue };
         if owner.is_some_and(|index| !enabled[index]) {
+            streams.retain(|asks| asks.route != routes.len());
             continue;
         }
         names.add("routes", &draft.id, &draft.name, draft.place);
         let scope = plugins::Scope { route: Some(routes.len()), ..plugins::Scope::default() };
         drafts.extend(draft.plugins.iter().map(|node| plugins::Draft { node, scope }));
         routes.push(draft.route);
-        matchers.push(draft.matchers);
+        if !is_stream {
+            matchers.push(draft.matchers);
+        }
     }
     let everywhere = f.list("plugins").unwrap_or_default();
     drafts.extend(everywhere.iter().map(|node| plugins::Draft { node, scope: plugins::Scope::default() }));
@@ -207,6 +226,12 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
         services,
         routes,
         router: Router::new(matchers),
+        stream: StreamRouter::new(streams),
+        stream_tls: tls.as_ref().map(|config| {
+            let mut config = rustls::ServerConfig::clone(config);
+            config.alpn_protocols.clear();
+            Arc::new(config)
+        }),
         unmatched: index.unmatched(),
         identities,
         tls,

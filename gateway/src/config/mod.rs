@@ -14,6 +14,7 @@ pub mod running;
 mod services;
 pub mod settings;
 pub mod snapshot;
+mod stream;
 
 pub use compile::{Compiled, compile};
 pub use running::{Reload, Running};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compile::{Names, reference};
 use super::snapshot::{Chain, Instance, Protocols, Slot};
 use super::{ids, routes};
-use crate::document::{Fields, Node, Report};
+use crate::document::{Fields, Node, Report, Value};
 use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, Plugin, REGISTRY, Setup, Shared};
 
@@ -80,7 +80,9 @@ fn read_one(
         f.skip(other);
     }
     let enabled = f.boolean("enabled").unwrap_or(true);
-    let protocols = routes::protocols(&f, "protocols", Protocols(15))?;
+    let streams = matches!(draft.node.member("name").map(|n| &n.value), Some(Value::Str(s)) if s == "ip-restriction");
+    let everywhere = if streams { Protocols(15 | Protocols::STREAM.0) } else { Protocols(15) };
+    let protocols = routes::protocols(&f, "protocols", everywhere)?;
     let scope = scope(&f, draft.scope, names, identities);
     let config = f.node("config");
     let place = f.place_of("name");

@@ -113,28 +113,30 @@ pub fn read<'a>(
     Some(Draft { route, matchers, id: uuid.to_string(), name, plugins, place: node.place })
 }
 
-const PROTOCOLS: &[(&str, u8)] = &[("http", 1), ("https", 2), ("grpc", 4), ("grpcs", 8)];
-const STREAM: &[&str] = &["tcp", "tls", "udp", "tls_passthrough"];
+const PROTOCOLS: &[(&str, u8)] = &[
+    ("http", 1),
+    ("https", 2),
+    ("grpc", 4),
+    ("grpcs", 8),
+    ("tcp", Protocols::TCP.0),
+    ("tls", Protocols::TLS.0),
+    ("tls_passthrough", Protocols::TLS_PASSTHROUGH.0),
+];
 
-/// A set of protocols; `default` when none is given. Stream protocols are refused by name.
+/// A set of protocols; `default` when none is given.
 pub fn protocols<'a>(f: &Fields<'a>, name: &'a str, default: Protocols) -> Option<Protocols> {
     let Some(given) = f.strings(name) else { return Some(default) };
     let mut bits = 0;
     for (place, text) in given {
         match PROTOCOLS.iter().find(|(n, _)| *n == text) {
             Some((_, bit)) => bits |= bit,
-            None if STREAM.contains(&text.as_str()) => {
-                // Plugins name stream protocols beside the others; for them it changes nothing.
-                if default.0 == 3 {
-                    f.report.unsupported(place, format!("protocol `{text}` of a route"), None);
-                    return None;
-                }
-            }
+            // Plugins name it beside the others; for them it changes nothing.
+            None if text == "udp" => {}
             None if text == "ws" || text == "wss" => {
                 f.report.error(place, format!("protocol `{text}` is an enterprise protocol"))
             }
             None => {
-                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(STREAM.iter().copied()).collect();
+                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(["udp"]).collect();
                 f.report.unknown(place, format!("`{name}` has `{text}`"), &text, &names);
             }
         }

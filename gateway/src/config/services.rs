@@ -76,8 +76,8 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
     let routes = f.list("routes").unwrap_or_default();
     let plugins = f.list("plugins").unwrap_or_default();
     let tls = match origin.protocol.as_str() {
-        "http" => false,
-        "https" => true,
+        "http" | "tcp" | "tls_passthrough" => false,
+        "https" | "tls" => true,
         "ws" | "wss" => {
             report.error(f.place_of("protocol"), format!("protocol `{}` is an enterprise protocol", origin.protocol));
             return None;
@@ -87,6 +87,11 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
             return None;
         }
     };
+    let stream = matches!(origin.protocol.as_str(), "tcp" | "tls" | "tls_passthrough");
+    if stream && origin.path.is_some() {
+        let words = format!("`path` must be null when protocol is {}", origin.protocol);
+        report.error(f.place_of("path"), words);
+    }
     if tls_verify.is_some() && !tls {
         report.error(f.place_of("tls_verify"), "`tls_verify` is only for protocol https");
     }
@@ -112,6 +117,7 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
         tls_verify: tls_verify.unwrap_or(false),
         path: origin.path.unwrap_or_else(|| "/".to_owned()),
         retries,
+        stream,
         connect_timeout,
         write_timeout,
         read_timeout,

@@ -27,6 +27,8 @@ pub struct Listen {
 pub struct Environment {
     /// `KONG_PROXY_LISTEN`.
     pub proxy_listen: Option<String>,
+    /// `KONG_STREAM_LISTEN`.
+    pub stream_listen: Option<String>,
     /// `KONG_ADMIN_LISTEN`.
     pub admin_listen: Option<String>,
     /// `KONG_TRUSTED_IPS`.
@@ -50,6 +52,7 @@ impl Environment {
         let var = |name| std::env::var(name).ok().filter(|v: &String| !v.trim().is_empty());
         Environment {
             proxy_listen: var("KONG_PROXY_LISTEN"),
+            stream_listen: var("KONG_STREAM_LISTEN"),
             admin_listen: var("KONG_ADMIN_LISTEN"),
             trusted_ips: var("KONG_TRUSTED_IPS"),
             real_ip_header: var("KONG_REAL_IP_HEADER"),
@@ -77,6 +80,8 @@ pub struct Timeouts {
 pub struct Settings {
     /// Listening sockets of the proxy.
     pub listen: Vec<Listen>,
+    /// Listening sockets for stream routes.
+    pub stream_listen: Vec<Listen>,
     /// Listening socket of the admin API.
     pub admin: Option<SocketAddr>,
     /// Worker threads.
@@ -107,6 +112,7 @@ pub fn read(node: Option<&Node>, tls: bool, env: &Environment, report: &Report) 
     let trusted = trusted(&fields, env);
     let mut settings = Settings {
         listen: listen(&fields, tls, env),
+        stream_listen: stream_listen(&fields, env),
         admin: admin(&fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
@@ -141,6 +147,18 @@ fn listen(fields: &Fields<'_>, tls: bool, env: &Environment) -> Vec<Listen> {
             default
         }
     };
+    listens(fields, texts)
+}
+
+/// Kong's `stream_listen`; off unless it is given.
+fn stream_listen(fields: &Fields<'_>, env: &Environment) -> Vec<Listen> {
+    let given = fields.strings("stream_listen").unwrap_or_default();
+    let variable = env.stream_listen.as_ref();
+    let variable = variable.map(|text| text.split(',').map(|t| (Place::default(), t.to_owned())).collect());
+    listens(fields, variable.unwrap_or(given))
+}
+
+fn listens(fields: &Fields<'_>, texts: Vec<(Place, String)>) -> Vec<Listen> {
     let mut listens = Vec::new();
     for (place, text) in texts {
         if text.trim() == "off" {

@@ -12,6 +12,7 @@ use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
 use crate::router::Router;
+use crate::router::stream::StreamRouter;
 use crate::upstreams::group::Group;
 
 /// A protocol that a route or plugin is for (Kong `protocols`), as bits.
@@ -27,6 +28,15 @@ impl Protocols {
     pub const GRPC: Self = Protocols(4);
     /// `grpcs`.
     pub const GRPCS: Self = Protocols(8);
+
+    /// `tcp`.
+    pub const TCP: Self = Protocols(16);
+    /// `tls`.
+    pub const TLS: Self = Protocols(32);
+    /// `tls_passthrough`.
+    pub const TLS_PASSTHROUGH: Self = Protocols(64);
+    /// All of streams.
+    pub const STREAM: Self = Protocols(Self::TCP.0 | Self::TLS.0 | Self::TLS_PASSTHROUGH.0);
 
     /// Whether any of `other` is in this set.
     #[must_use]
@@ -66,6 +76,8 @@ pub struct Service {
     pub connect_timeout: Duration,
     /// `write_timeout`.
     pub write_timeout: Duration,
+    /// Whether its protocol is one of streams.
+    pub stream: bool,
     /// `read_timeout`.
     pub read_timeout: Duration,
     /// One target, or those of an upstream with a weight above 0.
@@ -145,6 +157,10 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     /// Finds a route.
     pub router: Router,
+    /// Finds the route of a connection that is not HTTP.
+    pub stream: StreamRouter,
+    /// The certificates without HTTP's protocols, for stream routes.
+    pub stream_tls: Option<Arc<rustls::ServerConfig>>,
     /// Plugins that see the answer to a request that no route takes.
     pub unmatched: Chain,
     /// Consumers and credentials.

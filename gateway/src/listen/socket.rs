@@ -9,13 +9,22 @@ use crate::config::Listen;
 /// Connections that may wait to be accepted, each socket.
 const BACKLOG: i32 = 4096;
 
+/// What is spoken on a listen address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// TLS.
+    pub tls: bool,
+    /// Bytes of stream routes, and not HTTP.
+    pub stream: bool,
+}
+
 /// The sockets of one listen address.
 #[derive(Debug)]
 pub struct Bound {
     /// The address, with the real port.
     pub address: SocketAddr,
-    /// Whether it speaks TLS.
-    pub tls: bool,
+    /// What is spoken.
+    pub port: Port,
     /// One socket for each worker.
     pub sockets: Vec<TcpListener>,
 }
@@ -24,7 +33,7 @@ pub struct Bound {
 ///
 /// # Errors
 /// The system's, with the address.
-pub fn bind(listen: &Listen, count: usize) -> anyhow::Result<Bound> {
+pub fn bind(listen: &Listen, stream: bool, count: usize) -> anyhow::Result<Bound> {
     let mut address = listen.address;
     refuse_a_taken_address(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
     let mut sockets = Vec::with_capacity(count);
@@ -33,7 +42,7 @@ pub fn bind(listen: &Listen, count: usize) -> anyhow::Result<Bound> {
         address = socket.local_addr()?;
         sockets.push(socket);
     }
-    Ok(Bound { address, tls: listen.tls, sockets })
+    Ok(Bound { address, port: Port { tls: listen.tls, stream }, sockets })
 }
 
 /// SO_REUSEPORT would let a second gateway take half of the connections of the first, by mistake. Without it the address

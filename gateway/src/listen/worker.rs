@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
 use super::registry::Registry;
+use super::socket::Port;
+use super::stream;
 use crate::clock;
 use crate::config::Snapshot;
 use crate::drain::Drained;
@@ -39,13 +41,13 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long it waits when descriptors have run out, so that a full table does not spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Starts worker `id` on its sockets, each with whether it speaks TLS. `make` builds the worker on its own thread.
+/// Starts worker `id` on its sockets, each with what is spoken on it. `make` builds the worker on its own thread.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub fn spawn(
     id: usize,
-    sockets: Vec<(TcpListener, bool)>,
+    sockets: Vec<(TcpListener, Port)>,
     drained: Drained,
     make: impl FnOnce() -> Worker + Send + 'static,
 ) -> std::io::Result<Thread> {
@@ -61,13 +63,13 @@ pub fn spawn(
 
 async fn run(
     worker: Rc<Worker>,
-    sockets: Vec<(TcpListener, bool)>,
+    sockets: Vec<(TcpListener, Port)>,
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
     let registry = Rc::new(Registry::default());
-    for (socket, tls) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, tls, Rc::clone(&registry), drained.clone()));
+    for (socket, port) in sockets {
+        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, Rc::clone(&registry), drained.clone()));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;
@@ -104,7 +106,7 @@ fn counted(worker: &Worker) -> metrics::Local {
     local
 }
 
-async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, registry: Rc<Registry>, mut drained: Drained) {
+async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, registry: Rc<Registry>, mut drained: Drained) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept"),
@@ -125,7 +127,10 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, registry: Rc
                 let guard = Open::new(&worker);
                 let registry = Rc::clone(&registry);
                 tokio::task::spawn_local(async move {
-                    connection::serve(Rc::clone(&guard.0), tcp, peer, tls, registry).await;
+                    if port.stream {
+                        return stream::serve(Rc::clone(&guard.0), tcp, peer, port).await;
+                    }
+                    connection::serve(Rc::clone(&guard.0), tcp, peer, port.tls, registry).await;
                 });
             }
             // The peer gave up in between: nothing to wait for.

@@ -9,6 +9,7 @@ pub mod protocol;
 pub mod traffic;
 pub mod transform;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -47,6 +48,11 @@ pub trait Plugin: Send + Sync {
     /// Before the upstream is asked.
     fn on_request(&self, _exchange: &mut Exchange) -> Flow {
         Flow::Continue
+    }
+
+    /// Whether a connection of a stream route from this address may go on.
+    fn on_connection(&self, _client: IpAddr) -> bool {
+        true
     }
 
     /// Bytes of the response body that must be held whole before `on_response`; a longer body passes unchanged.

@@ -2,6 +2,7 @@
 
 pub mod path;
 pub mod pattern;
+pub mod stream;
 pub mod table;
 
 pub use table::{Facts, Found, Matchers, Router};
