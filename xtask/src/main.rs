@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod ebpf;
 mod http;
 mod lab;
@@ -36,6 +37,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the gateway
     Build(build::Options),
+    /// Build the binary as it is published: trained on a load of all sorts where llvm-profdata is found
+    Dist,
     /// Build the kernel programs and write the object beside the code that loads it
     BuildEbpf {
         /// Write nothing: rebuild and compare byte for byte with the object that is checked in
@@ -70,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Command::BuildEbpf { check } => ebpf::build_ebpf(check).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
