@@ -110,11 +110,17 @@ fn failures_of_requests_take_a_target_out_over_a_reload_too() {
     targets.push(broken.address().to_string());
     let fields = "  healthchecks: { passive: { unhealthy: { http_failures: 2 } } }";
     let text = config(fields, &targets);
+    let text = format!("{text}plugins:\n- {{ name: prometheus, config: {{ upstream_health_metrics: true }} }}\n");
     let gateway = Gateway::start(&text);
     for _ in 0..8 {
         gateway.get("/");
     }
     assert_eq!(broken.count(), 2);
+    let metrics = gateway.admin_get("/metrics").expect(200).text();
+    for (target, state) in [(&targets[0], "healthy"), (&targets[1], "unhealthy")] {
+        let line = format!("target=\"{target}\",address=\"{target}\",state=\"{state}\",subsystem=\"http\"}} 1");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
     let text = text.replace("name: r,", "name: other,");
     gateway.reload(&text, || gateway.status()["config"]["reloads"] == 1);
     assert_eq!(texts((0..8).map(|_| gateway.get("/"))), BTreeSet::from(["0".to_owned()]));
