@@ -325,6 +325,18 @@ impl Control for App {
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
+        if snapshot.routes.iter().any(|r| r.chain.metrics.is_some_and(|m| m.upstream_health)) {
+            metrics::head(&mut out, "kong_upstream_target_health", "gauge", "Health of the targets of upstreams.");
+            for group in snapshot.groups.iter() {
+                let upstream = metrics::escape(&group.name);
+                for (target, state, has) in group.states() {
+                    let labels =
+                        format!("upstream=\"{upstream}\",target=\"{target}\",address=\"{target}\",state=\"{state}\"");
+                    let value = u8::from(has);
+                    let _ = writeln!(out, "kong_upstream_target_health{{{labels},subsystem=\"http\"}} {value}");
+                }
+            }
+        }
         let mut last = "";
         for m in self.edge.iter().flat_map(|e| e.metrics()) {
             if m.name != last {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
 use gateway_tests::absent::Refusing;
+use gateway_tests::tls::Pair;
 use gateway_tests::{Answer, Client, Gateway, Reply, Request, Setup, Upstream, eventually};
 
 /// An upstream entity with `fields`, two targets, and a service on it.
@@ -110,11 +111,17 @@ fn failures_of_requests_take_a_target_out_over_a_reload_too() {
     targets.push(broken.address().to_string());
     let fields = "  healthchecks: { passive: { unhealthy: { http_failures: 2 } } }";
     let text = config(fields, &targets);
+    let text = format!("{text}plugins:\n- {{ name: prometheus, config: {{ upstream_health_metrics: true }} }}\n");
     let gateway = Gateway::start(&text);
     for _ in 0..8 {
         gateway.get("/");
     }
     assert_eq!(broken.count(), 2);
+    let metrics = gateway.admin_get("/metrics").expect(200).text();
+    for (target, state) in [(&targets[0], "healthy"), (&targets[1], "unhealthy")] {
+        let line = format!("target=\"{target}\",address=\"{target}\",state=\"{state}\",subsystem=\"http\"}} 1");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
     let text = text.replace("name: r,", "name: other,");
     gateway.reload(&text, || gateway.status()["config"]["reloads"] == 1);
     assert_eq!(texts((0..8).map(|_| gateway.get("/"))), BTreeSet::from(["0".to_owned()]));
@@ -159,6 +166,27 @@ fn probes_take_a_target_out_and_bring_it_back() {
     eventually("the target is left out", || met() == BTreeSet::from(["0".to_owned()]));
     status.store(200, Ordering::SeqCst);
     eventually("the target is back", || met().len() == 2);
+}
+
+#[test]
+fn a_probe_can_be_a_connection_or_tls() {
+    let gone = Refusing::new();
+    let tcp = "  healthchecks: { active: { type: tcp, healthy: { interval: 0.1 }, unhealthy: { tcp_failures: 2 } } }";
+    let gateway = Gateway::start(&config(tcp, &[gone.address().to_string()]));
+    eventually("nobody is left", || gateway.get("/").status == 503);
+    let secure = Upstream::echo_tls(&Pair::new(&["secure.test"]));
+    let tls = "  healthchecks:
+    active: { type: https, https_sni: secure.test, https_verify_certificate: @VERIFY@, http_path: /probe,
+              healthy: { interval: 0.1, successes: 1 }, unhealthy: { interval: 0.1, tcp_failures: 1 } }";
+    let start = |verify: &str| {
+        let text = config(&tls.replace("@VERIFY@", verify), &[secure.address().to_string()]);
+        Gateway::start(&text.replace("  host: pool", "  host: pool\n  protocol: https"))
+    };
+    let strict = start("true");
+    eventually("an unknown issuer is not trusted", || strict.get("/").status == 503);
+    let lenient = start("false");
+    eventually("a probe came", || secure.seen().iter().filter(|seen| seen.target == "/probe").count() > 2);
+    lenient.get("/").expect(200);
 }
 
 #[test]

@@ -194,6 +194,18 @@ impl Group {
         }
     }
 
+    /// Each target with the states that it can have, and whether it has them (`kong_upstream_target_health`).
+    pub fn states(&self) -> impl Iterator<Item = (&str, &'static str, bool)> {
+        self.places.iter().flat_map(|place| {
+            let state = match (self.checked(), place.member.is_healthy()) {
+                (false, _) => "healthchecks_off",
+                (true, true) => "healthy",
+                (true, false) => "unhealthy",
+            };
+            ["healthchecks_off", "healthy", "unhealthy"].map(|of| (place.target.as_str(), of, of == state))
+        })
+    }
+
     /// The health of the upstream and its targets, as Kong's `/upstreams/{upstream}/health` tells it.
     #[must_use]
     pub fn report(&self) -> serde_json::Value {
