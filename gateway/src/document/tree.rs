@@ -101,6 +101,8 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
     let budget = serde_saphyr::budget! {
         max_events: 20_000_000,
         max_nodes: 4_000_000,
+        // What aliases repeat is held in memory: a bomb goes off here, long before the nodes are counted out.
+        max_recorded_anchor_events: 200_000,
         max_depth: 64,
         max_total_scalar_bytes: 256 << 20,
     };
