@@ -15,6 +15,7 @@ const NLM_F_REQUEST: u16 = 1;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const XDP_ATTACHED_SKB: u8 = 2;
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 const HEADER_BYTES: usize = 16;
 const INTERFACE_BYTES: usize = 16;
@@ -25,6 +26,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct OnInterface {
     /// The program's id; zero if there are several (native and generic).
     pub program: u32,
+    /// Whether it runs in the slow generic mode.
+    pub is_generic: bool,
 }
 
 /// The XDP program on the interface with this index, if there is one.
@@ -36,11 +39,12 @@ pub(super) fn xdp_program(if_index: u32) -> io::Result<Option<OnInterface>> {
     }
     let attributes = body.get(INTERFACE_BYTES..).ok_or_else(short)?;
     let Some(xdp) = find(attributes, IFLA_XDP) else { return Ok(None) };
-    if find(xdp, IFLA_XDP_ATTACHED).is_none_or(|mode| mode.first() == Some(&0)) {
+    let mode = find(xdp, IFLA_XDP_ATTACHED).and_then(|mode| mode.first().copied()).unwrap_or(0);
+    if mode == 0 {
         return Ok(None);
     }
     let program = find(xdp, IFLA_XDP_PROG_ID).and_then(|id| id.first_chunk()).map_or(0, |id| u32::from_ne_bytes(*id));
-    Ok(Some(OnInterface { program }))
+    Ok(Some(OnInterface { program, is_generic: mode == XDP_ATTACHED_SKB }))
 }
 
 fn ask(if_index: u32) -> io::Result<Vec<u8>> {

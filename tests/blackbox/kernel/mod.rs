@@ -2,7 +2,10 @@
 
 mod cells;
 mod differential;
+mod fallback;
 mod frames;
 mod loaded;
 mod netns;
+mod pins;
+mod stage;
 mod table;
