@@ -49,7 +49,10 @@ impl LogWriter {
         let (queue, batches) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write(&batches, &counter))?;
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+            crate::privileges::of_files();
+            write(&batches, &counter);
+        })?;
         Ok((LogWriter { queue, dropped }, thread))
     }
 

@@ -7,5 +7,6 @@ mod frames;
 mod loaded;
 mod netns;
 mod pins;
+mod privileges;
 mod stage;
 mod table;
