@@ -4,6 +4,7 @@
 mod certificates;
 mod compile;
 mod consumers;
+mod edge;
 mod ids;
 mod migrate;
 mod plugins;

@@ -276,12 +276,7 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
             );
         }
     }
-    for net in policy.trusted.iter().chain(&policy.never_drop) {
-        if policy.deny.iter().any(|d| d.contains(net) || net.contains(d)) {
-            edge.report
-                .error(edge.place_of("deny"), format!("`deny` overlaps with {net}, which is trusted or never dropped"));
-        }
-    }
+    super::edge::check(edge, &policy);
     policy
 }
 

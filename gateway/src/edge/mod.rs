@@ -4,6 +4,7 @@
 
 mod attach;
 mod control;
+pub mod doctor;
 mod events;
 mod handle;
 mod hook;
@@ -13,6 +14,7 @@ mod link;
 mod maps;
 mod metrics;
 mod neighbours;
+mod netlink;
 mod pins;
 mod policy;
 mod reconcile;
@@ -21,7 +23,7 @@ mod status;
 mod userspace;
 mod watch;
 
-pub use gateway_common::Reason;
+pub use gateway_common::{Reason, map::LIST_ENTRIES_MAX};
 pub use handle::Edge;
 pub use metrics::Metric;
 pub use policy::{Ceilings, Fallback, LadderPolicy, Mode, Policy, Rate};

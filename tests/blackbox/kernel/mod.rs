@@ -2,6 +2,7 @@
 
 mod cells;
 mod differential;
+mod doctor;
 mod fallback;
 mod frames;
 mod loaded;

@@ -11,7 +11,7 @@ const NOBODY: u32 = 65_534;
 const EDGE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 /// `setpriv` as nobody with these capabilities, and none that could be had back.
-fn setpriv(capabilities: &str) -> Vec<String> {
+pub fn setpriv(capabilities: &str) -> Vec<String> {
     let all = if capabilities.is_empty() { "-all".to_owned() } else { format!("-all,{capabilities}") };
     let user = NOBODY.to_string();
     [
@@ -45,7 +45,7 @@ fn threads(pid: u32) -> BTreeMap<u32, (String, u64)> {
     tasks.flatten().filter_map(one).collect()
 }
 
-fn has_setpriv(test: &str) -> bool {
+pub fn has_setpriv(test: &str) -> bool {
     let has = Command::new("setpriv").arg("--version").output().is_ok();
     if !has {
         skip(test, "the command `setpriv` (util-linux) is missing");

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::{Xdp, XdpMode};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Xdp, XdpMode},
+};
 use gateway_common::map::name;
 use gateway_tests::{
     Client, Gateway, Request, Setup,
@@ -22,7 +25,7 @@ use gateway_tests::{
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use super::loaded::Loaded;
+use super::loaded::{Loaded, OBJECT};
 
 /// The port that the gateway listens on: the namespace is the test's own.
 pub const PORT: u16 = 8000;
@@ -152,6 +155,24 @@ impl Stage {
                 loaded.ebpf.program_mut(name::PROGRAM).expect("it is there").try_into().expect("it is XDP");
             program.attach(&self.near.interface, XdpMode::Driver).expect("the interface is free");
             loaded
+        })
+    }
+
+    /// The same with a name that is no gateway's: the object under another symbol of the same length.
+    pub fn strange_program(&self) -> Ebpf {
+        let mut object = std::fs::read(OBJECT).expect("the object is checked in");
+        let (ours, strange) = (b"\0gateway\0", b"\0strange\0");
+        let places: Vec<usize> =
+            object.windows(ours.len()).enumerate().filter(|(_, word)| word == ours).map(|(at, _)| at).collect();
+        for at in places {
+            object[at..at + strange.len()].copy_from_slice(strange);
+        }
+        self.server.run(|| {
+            let mut ebpf = EbpfLoader::new().map_max_entries(name::CELLS, 2).load(&object).expect("the object loads");
+            let program: &mut Xdp = ebpf.program_mut("strange").expect("it is there").try_into().expect("it is XDP");
+            program.load().expect("the verifier accepts it");
+            program.attach(&self.near.interface, XdpMode::Driver).expect("the interface is free");
+            ebpf
         })
     }
 
