@@ -12,6 +12,8 @@ pub const ABI: u32 = 1;
 pub mod name {
     /// The XDP program.
     pub const PROGRAM: &str = "gateway";
+    /// The same judgement as a classifier at TC ingress.
+    pub const CLASSIFIER: &str = "gateway_tc";
     /// Array of one [`super::Settings`]. Writer: user space.
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of words, see [`super::PULSE_HEARTBEAT`]. Writer: user space, each word on its own.

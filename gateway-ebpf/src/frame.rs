@@ -1,6 +1,8 @@
 //! The frame in the kernel's buffer. Near its start it is read in place, after a comparison with its end that the
 //! verifier can follow; behind headers of a length that the frame itself names, through a helper.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::xdp_md,
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
@@ -81,4 +83,11 @@ impl Cursor for Far {
 pub fn bytes(ctx: &XdpContext) -> u64 {
     // SAFETY: the context is the one that the kernel gave to this run (Linux 5.18).
     unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
+}
+
+/// Copies the frame's first `count` bytes.
+#[inline(always)]
+pub fn head(ctx: &XdpContext, to: *mut c_void, count: u32) {
+    // SAFETY: the helper checks the range against the frame; the caller owns `count` bytes at `to`.
+    unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, to, count) };
 }

@@ -1,11 +1,12 @@
-//! The XDP program. This file alone turns a reason into XDP_PASS or XDP_DROP; the order of the judgement is
-//! `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in `tally`.
+//! The XDP program. This file alone turns a reason into XDP_PASS or XDP_DROP (`classify` does so for TC); the order of
+//! the judgement is `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in `tally`.
 #![no_std]
 #![no_main]
 // Core's atomics lack compare-exchange for this target, though its instruction set has it.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod classify;
 mod frame;
 mod tables;
 mod tally;
@@ -21,7 +22,7 @@ pub fn gateway(ctx: XdpContext) -> u32 {
     let judgement = judge(&tables::Maps, parsed, frame_bytes);
     tally::count(judgement.outcome, frame_bytes);
     if judgement.outcome.reason.drops() {
-        tally::sample(&ctx, &judgement, parsed, frame_bytes);
+        tally::sample(&judgement, parsed, frame_bytes, |to, count| frame::head(&ctx, to, count));
     }
     if judgement.outcome.drops() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }

@@ -1,6 +1,9 @@
 //! The commands of the binary.
 
+mod admin;
 mod check;
+mod doctor;
+mod edge;
 mod why;
 
 use std::path::PathBuf;
@@ -36,6 +39,8 @@ enum Command {
     Check(check::Check),
     /// Tell how an address stands with a running gateway, and which request is the cause.
     Why(why::Why),
+    /// The kernel side: what stands in its way, and what it does.
+    Edge(edge::Edge),
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +68,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Why(why)) => why.run(),
+        Some(Command::Edge(edge)) => edge.run(),
         Some(Command::Run(run)) => run_gateway(run),
         // As a container's entry point without arguments, with Kong's variables.
         None => match Cli::parse_from(["gateway", "run"]).command {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, Fallback, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
@@ -299,6 +299,9 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         // `off` is the kernel side's: without interfaces the same policy is carried out in user space.
         interfaces: if off { Vec::new() } else { interfaces.into_iter().map(|(_, name)| name).collect() },
         allow_generic: edge.boolean("allow_generic").unwrap_or(false),
+        fallback: edge.choice("fallback", &[("tc", Fallback::Tc), ("none", Fallback::None)]).unwrap_or_default(),
+        pin: pin(edge),
+        keep: edge.boolean("keep").unwrap_or(false),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),
         never_drop: networks(edge, "never_drop"),
@@ -319,13 +322,26 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
             );
         }
     }
-    for net in policy.trusted.iter().chain(&policy.never_drop) {
-        if policy.deny.iter().any(|d| d.contains(net) || net.contains(d)) {
-            edge.report
-                .error(edge.place_of("deny"), format!("`deny` overlaps with {net}, which is trusted or never dropped"));
-        }
-    }
+    super::edge::check(edge, &policy);
     policy
+}
+
+/// `true` is the usual folder; YAML 1.1 reads a bare `on` as true.
+fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
+    const USUAL: &str = "/sys/fs/bpf/gateway/edge";
+    let text = match edge.node("pin")?.value {
+        crate::document::Value::Bool(true) => return Some(PathBuf::from(USUAL)),
+        crate::document::Value::Bool(false) => return None,
+        _ => edge.string("pin")?,
+    };
+    let path = PathBuf::from(&text);
+    let is_plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    if path.is_absolute() && path.file_name().is_some() && is_plain {
+        return Some(path);
+    }
+    let expected = format!("an absolute path below a bpffs, or true for {USUAL}");
+    edge.report.mismatch(edge.place_of("pin"), format!("`pin` is `{text}`"), expected);
+    None
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {

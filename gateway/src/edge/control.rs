@@ -14,8 +14,9 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    attach::{Guard, Kernel, Trouble},
+    attach::{Kernel, Loaded, Trouble},
     events::Events,
+    hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
@@ -30,6 +31,8 @@ const HISTORY_MAX: usize = 1_000;
 const SAMPLES_AT_ONCE: usize = 1_024;
 /// Seconds between two looks at the interfaces.
 const LOOK_EVERY_TICKS: u64 = 5;
+/// The predecessor notices within a second that it has been succeeded.
+const STRANGERS_AFTER_TICKS: u64 = 3;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +42,7 @@ pub(super) enum InForce {
     Userspace,
     /// Some interfaces by the kernel, the rest by the workers.
     Partly,
+    Tc,
     Generic,
     Native,
 }
@@ -49,6 +53,7 @@ impl InForce {
             Self::Off => "off",
             Self::Userspace => "userspace",
             Self::Partly => "partly",
+            Self::Tc => "tc",
             Self::Generic => "generic",
             Self::Native => "native",
         }
@@ -78,6 +83,12 @@ pub(super) struct Control {
     pub vital: Vec<IpNet>,
     ticks: u64,
     seed: [u64; 2],
+    /// Verdicts that an earlier process left.
+    pub inherited: usize,
+    /// The tick at which verdicts are looked for that the earlier process wrote late.
+    strangers_at: Option<u64>,
+    /// Another process has taken the kernel's side over.
+    is_superseded: bool,
 }
 
 impl Control {
@@ -102,6 +113,9 @@ impl Control {
             vital: Vec::new(),
             ticks: 0,
             seed,
+            inherited: 0,
+            strangers_at: None,
+            is_superseded: false,
         };
         control.apply(policy);
         control
@@ -110,10 +124,10 @@ impl Control {
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
         // A loaded program's tables cannot be resized.
-        let sizes = (self.policy.cells, self.policy.verdicts_max);
-        self.needs_restart = self.kernel.is_some() && sizes != (policy.cells, policy.verdicts_max);
+        let fixed = (self.policy.cells, self.policy.verdicts_max, self.policy.pin.clone());
+        self.needs_restart = self.kernel.is_some() && fixed != (policy.cells, policy.verdicts_max, policy.pin.clone());
         if self.needs_restart {
-            (policy.cells, policy.verdicts_max) = sizes;
+            (policy.cells, policy.verdicts_max, policy.pin) = fixed;
         }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
@@ -141,15 +155,19 @@ impl Control {
 
     /// Loads and attaches, or detaches, as the policy says.
     fn guard(&mut self) {
-        let wanted = wanted(&self.policy, &self.vital, self.seed);
+        let mut wanted = wanted(&self.policy, &self.vital, self.seed);
         // An address that the list has no room for could be dropped: then rather no program.
         let is_safe = wanted.never_drop.len() <= LIST_ENTRIES_MAX as usize;
         self.list_troubles = list_troubles(&wanted);
         let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty() && is_safe;
-        if !wants_kernel {
+        if self.is_superseded {
+            // The other process is served by the kernel's side now.
+        } else if !wants_kernel {
             self.unload();
         } else if self.kernel.is_none() {
-            self.load();
+            self.load(wanted.settings.v6_mask);
+            // Cells that were taken over are found by the seed that filled them.
+            wanted.settings.seed = self.seed;
         }
         // The program must know its rules before the first packet meets it.
         self.writer.want(wanted);
@@ -159,7 +177,7 @@ impl Control {
 
     fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
-            kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
+            kernel.attach(&self.policy);
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
@@ -177,24 +195,79 @@ impl Control {
         }
     }
 
-    fn load(&mut self) {
-        match Kernel::load(cells(self.policy.cells), self.policy.verdicts_max) {
-            Ok((kernel, maps, ring)) => {
-                self.kernel = Some(kernel);
-                self.ring = Some(ring);
-                self.load_trouble = None;
-                self.writer.adopt(Some(maps));
+    fn load(&mut self, v6_mask: u64) {
+        let loaded = Kernel::load(cells(self.policy.cells), self.policy.verdicts_max, self.policy.pin.as_deref());
+        let Loaded { kernel, maps, ring, is_taken_over, mut verdicts } = match loaded {
+            Ok(loaded) => loaded,
+            Err(trouble) => {
+                self.load_trouble = Some(trouble);
+                return;
             }
-            Err(trouble) => self.load_trouble = Some(trouble),
+        };
+        self.kernel = Some(kernel);
+        self.ring = Some(ring);
+        self.load_trouble = None;
+        let held = if is_taken_over { maps.held().ok() } else { None };
+        if let Some(held) = &held {
+            self.seed = held.settings.seed;
+            self.strangers_at = Some(self.ticks + STRANGERS_AFTER_TICKS);
+            // Sources of another width cannot be told from these.
+            verdicts = if held.settings.v6_mask == v6_mask { held.verdicts.clone() } else { Vec::new() };
         }
+        self.writer.adopt(Some(maps), held);
+        self.inherit(verdicts);
+    }
+
+    /// Verdicts of an earlier process stay, and keep their numbers to themselves.
+    fn inherit(&mut self, verdicts: Vec<(Source, Verdict)>) {
+        let last = verdicts.iter().map(|(_, verdict)| verdict.decision).max();
+        self.ladder.number_after(last.unwrap_or(0));
+        let eligible: Vec<_> = verdicts.into_iter().filter(|(source, _)| !self.is_spared(*source)).collect();
+        self.inherited += self.writer.inherit(crate::clock::monotonic_ns(), eligible);
     }
 
     /// Detaches everything and gives the maps back.
     pub fn unload(&mut self) {
-        self.kernel = None;
-        self.ring = None;
+        self.leave(false);
         self.load_trouble = None;
-        self.writer.adopt(None);
+    }
+
+    fn leave(&mut self, keep: bool) {
+        self.ring = None;
+        self.writer.adopt(None, None);
+        if let Some(kernel) = self.kernel.take() {
+            kernel.release(keep);
+        }
+    }
+
+    /// A clean end: nothing is left unless what is pinned is to stay.
+    pub fn stop(&mut self) {
+        let stays = self.policy.pin.is_some() && (self.policy.keep || self.policy.hold);
+        if stays && self.kernel.is_some() && self.policy.mode != Mode::Off {
+            // The successor has until the heartbeat is stale.
+            self.writer.beat(crate::clock::monotonic_ns());
+            tracing::info!("what is pinned stays for the next start");
+            self.leave(true);
+            return;
+        }
+        self.apply(Policy { mode: Mode::Off, ..self.policy.clone() });
+    }
+
+    /// Ends this process's part in the kernel when another one has taken it over.
+    fn give_way(&mut self) {
+        if !self.kernel.as_ref().is_some_and(Kernel::is_superseded) {
+            return;
+        }
+        self.leave(true);
+        self.is_superseded = true;
+        self.load_trouble = Some(Trouble {
+            interface: None,
+            problem: "superseded",
+            detail: "another process has taken over what this one had pinned".to_owned(),
+            remedy: "stop this process; if both are to run, give each its own `edge.pin`",
+        });
+        self.attach();
+        self.announce();
     }
 
     pub fn in_force(&self) -> InForce {
@@ -208,6 +281,8 @@ impl Control {
             InForce::Partly
         } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Generic) {
             InForce::Generic
+        } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Tc) {
+            InForce::Tc
         } else {
             InForce::Native
         }
@@ -218,6 +293,11 @@ impl Control {
             .iter()
             .chain(&self.load_trouble)
             .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+    }
+
+    /// Why nothing is pinned although that was asked for.
+    pub fn pin_trouble(&self) -> Option<&Trouble> {
+        self.kernel.as_ref().and_then(|kernel| kernel.pin_trouble.as_ref())
     }
 
     pub fn advice(&self) -> Option<&Trouble> {
@@ -243,12 +323,18 @@ impl Control {
             );
         }
         for attached in self.kernel.iter().flat_map(|kernel| &kernel.attached) {
-            if attached.guard == Guard::Generic {
-                tracing::warn!(interface = attached.interface, "the edge runs in generic mode, which is slow");
+            if attached.guard != Guard::Native {
+                let (problem, detail) = attached.instead.as_ref().map_or(("", ""), |why| (why.problem, &why.detail));
+                let (interface, hook) = (&attached.interface, attached.guard.name());
+                tracing::warn!(interface, hook, problem, detail, "not native XDP: packets cost more");
             }
         }
+        if let Some(trouble) = self.pin_trouble() {
+            let Trouble { problem, detail, remedy, .. } = trouble;
+            tracing::warn!(problem, detail, remedy, "the edge is not pinned: a restart leaves a gap");
+        }
         if self.needs_restart {
-            tracing::warn!("cells and verdicts_max of the edge change only with a restart");
+            tracing::warn!("cells, verdicts_max and pin of the edge change only with a restart");
         }
         tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
     }
@@ -311,8 +397,13 @@ impl Control {
 
     /// Once a second.
     pub fn tick(&mut self, now_ns: u64) {
+        self.give_way();
         self.read_ring();
         self.ticks += 1;
+        if self.strangers_at == Some(self.ticks) {
+            let strangers = self.writer.strangers();
+            self.inherit(strangers);
+        }
         if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
             self.look_after_interfaces();
         }

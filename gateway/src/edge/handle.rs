@@ -128,9 +128,7 @@ impl Edge {
     }
 
     fn stop(&self) {
-        let mut control = self.control();
-        let policy = Policy { mode: super::Mode::Off, ..control.policy.clone() };
-        control.apply(policy);
+        self.control().stop();
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

@@ -178,6 +178,11 @@ impl Ladder {
         self.policy = policy;
     }
 
+    /// Decisions up to this number are another process's.
+    pub fn number_after(&mut self, last: u64) {
+        self.next_id = self.next_id.max(last.saturating_add(1));
+    }
+
     pub fn watched(&self) -> usize {
         self.watch.len()
     }

@@ -27,8 +27,10 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
     let policy = &control.policy;
     let kernel = control.kernel.as_ref();
     let attached = kernel.map(|kernel| {
-        let one =
-            |attached: &super::attach::Attached| json!({"name": attached.interface, "mode": attached.guard.name()});
+        let one = |attached: &super::attach::Attached| {
+            let instead = attached.instead.as_ref().map(trouble);
+            json!({"name": attached.interface, "mode": attached.guard.name(), "why_not_native": instead})
+        };
         kernel.attached.iter().map(one).collect::<Vec<_>>()
     });
     json!({
@@ -42,6 +44,13 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "needs_restart": control.needs_restart,
         },
         "interfaces": { "wanted": policy.interfaces, "attached": attached.unwrap_or_default() },
+        "pins": {
+            "wanted": policy.pin,
+            "in_force": kernel.and_then(super::attach::Kernel::pinned),
+            "why": control.pin_trouble().map(trouble),
+            "stay_after_a_stop": policy.keep || policy.hold,
+            "verdicts_inherited": control.inherited,
+        },
         "ports": policy.ports,
         "cells": super::control::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
@@ -69,6 +78,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
     let desired = control.writer.desired().get(&source).filter(|verdict| verdict.expiry_ns > now_ns);
     let applied = control.writer.applied().get(&source);
     let cause = desired.and_then(|verdict| control.history.iter().rev().find(|one| one.id == verdict.decision));
+    let is_inherited = desired.is_some() && cause.is_none();
     let on = |nets: &[ipnet::IpNet]| nets.iter().any(|net| Prefix::new(net).holds(Address::from(ip)));
     let of_source = |one: &&Sample| is_of(one, source, policy.v6_prefix);
     json!({
@@ -79,6 +89,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "verdict": desired.map(|verdict| shown(source, verdict, &clock)),
         "in_kernel": applied.is_some(),
         "cause": cause.map(|one| decision(one, &clock)),
+        "inherited": is_inherited,
         "lists": {
             "never_drop": on(&policy.never_drop),
             "trusted": on(&policy.trusted),

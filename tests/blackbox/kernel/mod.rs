@@ -3,8 +3,13 @@
 mod abuse;
 mod cells;
 mod differential;
+mod doctor;
+mod fallback;
 mod frames;
 mod loaded;
 mod netns;
+mod pins;
+mod privileges;
 mod scene;
+mod stage;
 mod table;

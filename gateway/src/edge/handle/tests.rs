@@ -103,7 +103,8 @@ fn in_force(edge: &Edge) -> String {
 }
 
 fn on_loopback(port: u16) -> Policy {
-    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, ports: vec![port], ..enforce() }
+    let fallback = crate::edge::Fallback::None;
+    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, fallback, ports: vec![port], ..enforce() }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
