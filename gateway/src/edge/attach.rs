@@ -28,6 +28,14 @@ impl Guard {
     }
 }
 
+/// Entries of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sizes {
+    pub cells: u32,
+    pub verdicts: u32,
+    pub verified: u32,
+}
+
 /// What kept the edge from being what was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trouble {
@@ -56,10 +64,11 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Loads the program with tables of these sizes; it is not attached yet.
-    pub fn load(cells: u32, verdicts_max: u32) -> Result<(Self, Maps, RingBuf<MapData>), Trouble> {
+    pub fn load(sizes: Sizes) -> Result<(Self, Maps, RingBuf<MapData>), Trouble> {
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries(name::CELLS, cells)
-            .map_max_entries(name::VERDICTS, verdicts_max.max(1))
+            .map_max_entries(name::CELLS, sizes.cells)
+            .map_max_entries(name::VERDICTS, sizes.verdicts.max(1))
+            .map_max_entries(name::VERIFIED, sizes.verified.max(1))
             .load(OBJECT)
             .map_err(|error| not_loaded(&error))?;
         xdp(&mut ebpf).and_then(Xdp::load).map_err(|error| not_loaded(&error.into()))?;
@@ -72,6 +81,11 @@ impl Kernel {
             remedy: "add CAP_PERFMON: the program costs a fifth then",
         });
         Ok((Self { ebpf, attached: Vec::new(), troubles: Vec::new(), advice }, maps, events))
+    }
+
+    /// For the programs on other hooks.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// Lets go of interfaces that are gone, or whose name belongs to another one now.

@@ -6,21 +6,26 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    maps::{MapData, RingBuf},
+    programs::links::FdLink,
+};
 use gateway_common::{
     Ceiling, Source,
-    map::{LIST_ENTRIES_MAX, Verdict},
+    map::{Cut, LIST_ENTRIES_MAX, Standing, Verdict},
 };
 use ipnet::IpNet;
 
 use super::{
-    attach::{Guard, Kernel, Trouble},
+    attach::{Guard, Kernel, Sizes, Trouble},
     events::Events,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
+    pressure::{self, Pressure, Turn},
     reconcile::{Wanted, Writer},
-    report::{Desk, GoodTold, OffenceTold},
+    report::{Desk, GoodTold, Identity, OffenceTold},
+    sockets,
     userspace::{Prefix, Standings},
 };
 
@@ -30,6 +35,10 @@ const HISTORY_MAX: usize = 1_000;
 const SAMPLES_AT_ONCE: usize = 1_024;
 /// Seconds between two looks at the interfaces.
 const LOOK_EVERY_TICKS: u64 = 5;
+/// How long a connection stays cut: the worker that holds it closes it long before.
+const CUT_NS: u64 = 60_000_000_000;
+/// How long an accepted credential raises a source's ceilings.
+const RAISED_NS: u64 = 600_000_000_000;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +73,10 @@ pub(super) struct Control {
     pub kernel: Option<Kernel>,
     /// Why there is no kernel program, if one was asked for.
     pub load_trouble: Option<Trouble>,
+    /// The program that learns of completed handshakes; without it the workers tell.
+    sockets: Option<FdLink>,
+    sockets_trouble: Option<Trouble>,
+    pub pressure: Pressure,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
@@ -92,6 +105,9 @@ impl Control {
             writer,
             kernel: None,
             load_trouble: None,
+            sockets: None,
+            sockets_trouble: None,
+            pressure: Pressure::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
@@ -110,10 +126,10 @@ impl Control {
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
         // A loaded program's tables cannot be resized.
-        let sizes = (self.policy.cells, self.policy.verdicts_max);
-        self.needs_restart = self.kernel.is_some() && sizes != (policy.cells, policy.verdicts_max);
+        let (held, wanted) = (sizes(&self.policy), sizes(&policy));
+        self.needs_restart = self.kernel.is_some() && held != wanted;
         if self.needs_restart {
-            (policy.cells, policy.verdicts_max) = sizes;
+            (policy.cells, policy.verdicts_max) = (self.policy.cells, self.policy.verdicts_max);
         }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
@@ -163,6 +179,7 @@ impl Control {
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+        self.standings.tell_arrivals(self.kernel.is_some() && self.policy.gate.is_some() && self.sockets.is_none());
     }
 
     /// Interfaces come and go: what is gone is let go, what has come is attached to.
@@ -178,8 +195,13 @@ impl Control {
     }
 
     fn load(&mut self) {
-        match Kernel::load(cells(self.policy.cells), self.policy.verdicts_max) {
-            Ok((kernel, maps, ring)) => {
+        match Kernel::load(sizes(&self.policy)) {
+            Ok((mut kernel, maps, ring)) => {
+                match self.policy.gate.as_ref().map(|_| sockets::attach(kernel.object())) {
+                    Some(Ok(link)) => self.sockets = Some(link),
+                    Some(Err(trouble)) => self.sockets_trouble = Some(trouble),
+                    None => {}
+                }
                 self.kernel = Some(kernel);
                 self.ring = Some(ring);
                 self.load_trouble = None;
@@ -194,6 +216,8 @@ impl Control {
         self.kernel = None;
         self.ring = None;
         self.load_trouble = None;
+        (self.sockets, self.sockets_trouble) = (None, None);
+        self.pressure = Pressure::default();
         self.writer.adopt(None);
     }
 
@@ -220,17 +244,18 @@ impl Control {
             .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
     }
 
-    pub fn advice(&self) -> Option<&Trouble> {
-        self.kernel.as_ref().and_then(|kernel| kernel.advice.as_ref())
+    /// What works, but could work better.
+    pub fn advice(&self) -> impl Iterator<Item = &Trouble> {
+        self.kernel.iter().filter_map(|kernel| kernel.advice.as_ref()).chain(&self.sockets_trouble)
     }
 
     fn announce(&self) {
-        if let Some(advice) = self.advice() {
+        for advice in self.advice() {
             tracing::warn!(
                 problem = advice.problem,
                 detail = advice.detail,
                 remedy = advice.remedy,
-                "the edge is slow"
+                "the edge could do better"
             );
         }
         for trouble in self.troubles() {
@@ -256,6 +281,10 @@ impl Control {
     pub fn hear_good(&mut self, told: &GoodTold) {
         if let Some(decision) = self.ladder.good(told.at_ns, told) {
             self.carry_out(decision);
+        }
+        if self.policy.raise > 0 && matches!(told.identity, Identity::Credential(_)) {
+            let expiry_ns = told.at_ns.saturating_add(RAISED_NS);
+            self.writer.raise(told.source, Standing { expiry_ns, raise: self.policy.raise, spare: 0 }, told.at_ns);
         }
     }
 
@@ -289,10 +318,17 @@ impl Control {
         } else {
             decision.held = Some(Held::Full);
         }
+        if let Some(flow) = decision.flow {
+            let cut = Cut { expiry_ns: decision.since_ns.saturating_add(CUT_NS), decision: decision.id };
+            if !self.writer.cut(flow, cut) {
+                decision.held = Some(Held::Full);
+            }
+        }
         tracing::info!(
             decision = decision.id,
             source = %decision.source.ip(),
             rung = decision.rung.name(),
+            cut_port = decision.flow.map(|flow| flow.client_port),
             held = decision.held.map(|held| held.name()),
             plugin = &*decision.cause.plugin,
             route = &*decision.cause.route,
@@ -318,6 +354,42 @@ impl Control {
         }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
+        self.feel_pressure(now_ns);
+    }
+
+    /// The kernel measures SYNs by itself; what it cannot see is added, and its state is made known.
+    fn feel_pressure(&mut self, now_ns: u64) {
+        let Some(gate) = self.policy.gate.clone().filter(|_| self.kernel.is_some()) else { return };
+        let hold_ns = u64::try_from(gate.hold.as_nanos()).unwrap_or(u64::MAX / 4);
+        if let Some(overflows) = pressure::overflows()
+            && self.pressure.count_overflows(overflows, now_ns, hold_ns)
+        {
+            self.writer.press(self.pressure.held_until_ns);
+        }
+        let kernel_until_ns = self.writer.pressure_until_ns();
+        match self.pressure.turn(kernel_until_ns, now_ns) {
+            Turn::Entered => {
+                tracing::warn!(mode = self.policy.mode.name(), "edge under pressure: strangers share one budget");
+                if gate.arm_cookies && self.policy.mode == Mode::Enforce {
+                    self.pressure.arm();
+                }
+            }
+            Turn::Left => {
+                self.pressure.disarm();
+                tracing::info!("edge: the pressure is over");
+            }
+            Turn::None => {}
+        }
+    }
+
+    /// A worker accepted a connection, where no program of the kernel tells of it.
+    pub fn hear_arrival(&mut self, source: Source, now_ns: u64) {
+        self.writer.verify(source, now_ns);
+    }
+
+    /// Whether the kernel itself tells who completed a handshake.
+    pub fn hears_sockets(&self) -> bool {
+        self.sockets.is_some()
     }
 
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
@@ -366,6 +438,16 @@ fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
         remedy,
     };
     too_long.map(trouble).collect()
+}
+
+fn sizes(policy: &Policy) -> Sizes {
+    /// A gate that is off needs no memory.
+    const VERIFIED_MIN: u32 = 64;
+    Sizes {
+        cells: cells(policy.cells),
+        verdicts: policy.verdicts_max,
+        verified: policy.gate.as_ref().map_or(VERIFIED_MIN, |gate| gate.verified_max.max(VERIFIED_MIN)),
+    }
 }
 
 /// The number of cells that holds at least `wanted`.

@@ -11,7 +11,7 @@ use super::exchange::Exchange;
 use super::flight::Flight;
 use super::reply::Reply;
 use crate::config::Settings;
-use crate::edge::{Identity, Offence, OffenceKind};
+use crate::edge::{Identity, Offence, OffenceKind, Peer};
 
 /// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`).
 pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
@@ -32,7 +32,8 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.
 pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
     let Some(edge) = &flight.worker.edge else { return };
-    let source = flight.exchange.client.ip;
+    let client = &flight.exchange.client;
+    let source = client.ip;
     let identity = identity(flight);
     let Some(reply) = reply else {
         let good = flight.upstream_status.is_some_and(|s| s.is_success() || s.is_redirection());
@@ -58,6 +59,8 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
         now_ns,
         &Offence {
             source,
+            // A trusted proxy's connection carries others too.
+            peer: (!client.trusted).then_some(Peer { address: client.peer, local_port: client.local_port }),
             identity,
             kind,
             plugin: reply.reason,

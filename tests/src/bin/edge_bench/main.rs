@@ -15,7 +15,9 @@ mod frames;
 #[path = "../../../blackbox/kernel/loaded.rs"]
 mod loaded;
 
-mod empty;
+#[allow(dead_code)]
+#[path = "../../../blackbox/kernel/bare.rs"]
+mod bare;
 
 use frames::{L4, PORT, V4};
 use loaded::Loaded;
@@ -38,7 +40,7 @@ struct Exit {
 
 fn main() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "loading a program needs root");
-    let empty = empty::Program::load()?;
+    let empty = bare::Program::load(bare::DROP)?;
     let mut exits = exits();
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
@@ -112,7 +114,7 @@ fn measure(exit: &mut Exit) -> Result<f64> {
 }
 
 /// Many sources in turn, one packet a run: the caches are cold, and the timer's own cost is in both figures.
-fn in_turn(empty: &empty::Program) -> Result<()> {
+fn in_turn(empty: &bare::Program) -> Result<()> {
     let mut full = Loaded::new(CELLS, PORT);
     full.settings.stale_ns = 0;
     full.settings.packets = Ceiling::new(1_000_000, 1_000_000);
