@@ -1,7 +1,7 @@
 //! The same judgement at TC ingress, for interfaces where XDP cannot be had. This file alone turns a reason into the
 //! classifier's verdict. A VLAN tag that the driver took off is not seen here, and what GRO has joined is one packet.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, macros::classifier, programs::TcContext};
 use gateway_common::{
@@ -10,7 +10,11 @@ use gateway_common::{
     reason::Outcome,
 };
 
-use crate::{tables, tally};
+use crate::{
+    frame::{Integer, Words},
+    handshake::HostBehind,
+    tables, tally,
+};
 
 /// On to the next classifier, if there is one.
 const TC_ACT_UNSPEC: i32 = -1;
@@ -28,7 +32,7 @@ pub fn gateway_tc(ctx: TcContext) -> i32 {
             return TC_ACT_UNSPEC;
         }
     };
-    let judgement = judge(&tables::Maps, Ok(packet), frame_bytes);
+    let judgement = judge(&tables::Maps(HostBehind(&ctx)), Ok(packet), frame_bytes);
     tally::count(judgement.outcome, frame_bytes);
     if judgement.outcome.reason.drops() {
         tally::sample(&judgement, Ok(packet), frame_bytes, |to, count| head(&ctx, to, count));
@@ -52,7 +56,7 @@ struct Near {
 
 /// A position anywhere.
 #[derive(Clone, Copy)]
-struct Far {
+pub struct Far {
     skb: *mut __sk_buff,
     offset: u32,
 }
@@ -91,10 +95,7 @@ impl Cursor for Near {
 impl Cursor for Far {
     #[inline(always)]
     fn bytes<const N: usize>(self) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        // SAFETY: the helper checks the range against the packet, and writes at most N bytes.
-        let result = unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset, bytes.as_mut_ptr().cast(), N as u32) };
-        if result == 0 { Some(bytes) } else { None }
+        self.read()
     }
 
     #[inline(always)]
@@ -108,4 +109,22 @@ impl Cursor for Far {
     fn jump(self, count: usize) -> Self {
         Self { offset: self.offset + count as u32, ..self }
     }
+}
+
+impl Words for Far {
+    #[inline(always)]
+    fn read<T: Integer, const N: usize>(self) -> Option<[T; N]> {
+        let mut out = MaybeUninit::<[T; N]>::uninit();
+        let bytes = size_of::<[T; N]>() as u32;
+        // SAFETY: the helper checks the range against the packet, and writes as many bytes as are named.
+        let result = unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset, out.as_mut_ptr().cast(), bytes) };
+        // SAFETY: the helper wrote all of them, as it says, and every pattern of bits is an integer.
+        if result == 0 { Some(unsafe { out.assume_init() }) } else { None }
+    }
+}
+
+/// The start of the packet.
+#[inline(always)]
+pub fn start(skb: *mut __sk_buff) -> Far {
+    Far { skb, offset: 0 }
 }

@@ -5,13 +5,13 @@ use core::{ffi::c_void, sync::atomic::AtomicU64};
 use gateway_common::{
     Address,
     gcra::decide,
-    judge::{Judgement, Tables as _},
+    judge::Judgement,
     map::{EVENT_HEAD_BYTES, EVENTS_PER_SECOND, Event},
     packet::{Packet, Unparsed},
     reason::Outcome,
 };
 
-use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, Maps};
+use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, compare_exchange, load};
 
 /// Nanoseconds between two events, and of the burst.
 const EVENT_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;
@@ -52,9 +52,9 @@ fn is_due(now_ns: u64) -> bool {
     let Some(word) = EVENTS_TAT.get_ptr_mut(0) else { return false };
     // SAFETY: an aligned word of the map, written by atomic operations only.
     let tat = unsafe { AtomicU64::from_ptr(word) };
-    let seen = Maps::load(tat);
+    let seen = load(tat);
     let Some(next) = decide(seen, now_ns, EVENT_NS, EVENTS_DEPTH_NS) else { return false };
-    Maps::compare_exchange(tat, seen, next).is_ok()
+    compare_exchange(tat, seen, next).is_ok()
 }
 
 #[inline(always)]

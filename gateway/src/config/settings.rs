@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, Fallback, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
@@ -309,6 +309,9 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         deny: networks(edge, "deny"),
         ports: settings.listen.iter().map(|l| l.address.port()).collect(),
         ceilings: edge.fields("ceilings").map(|f| ceilings(&f)).unwrap_or_default(),
+        neighbourhood: edge.fields("neighbourhood").map(|f| ceilings(&f)).unwrap_or_default(),
+        raise: edge.integer("authenticated_factor", 1..=1024).map_or(defaults.raise, |n| (n as u32).ilog2()),
+        gate: gate(edge),
         cells: edge.integer("cells", 1024..=4_194_304).map_or(defaults.cells, |n| n as u32),
         verdicts_max: edge.integer("verdicts_max", 1024..=1_048_576).map_or(defaults.verdicts_max, |n| n as u32),
         ladder: ladder(edge),
@@ -358,14 +361,35 @@ fn ceilings(fields: &Fields<'_>) -> Ceilings {
     Ceilings { packets: rate("packets"), bytes: rate("bytes"), connections: rate("connections") }
 }
 
+fn gate(edge: &Fields<'_>) -> Option<GatePolicy> {
+    if is_off(edge, "gate") {
+        return None;
+    }
+    let defaults = GatePolicy::default();
+    let Some(f) = edge.fields("gate") else { return Some(defaults) };
+    let rate = |name, default: u64| f.integer(name, 1..=100_000_000).map_or(default, |n| n as u64);
+    Some(GatePolicy {
+        syns: rate("syns_per_second", defaults.syns),
+        hold: f.duration("hold").unwrap_or(defaults.hold),
+        stranger_syns: rate("stranger_syns_per_second", defaults.stranger_syns),
+        stranger_packets: rate("stranger_packets_per_second", defaults.stranger_packets),
+        arm_cookies: f.boolean("arm_cookies").unwrap_or(defaults.arm_cookies),
+        verified_max: f.integer("verified_max", 1024..=4_194_304).map_or(defaults.verified_max, |n| n as u32),
+    })
+}
+
+/// YAML 1.1 reads a bare `off` as false.
+fn is_off(edge: &Fields<'_>, name: &'static str) -> bool {
+    match edge.node(name).map(|node| &node.value) {
+        Some(crate::document::Value::Str(text)) => text == "off",
+        Some(crate::document::Value::Bool(on)) => !on,
+        _ => false,
+    }
+}
+
 fn ladder(edge: &Fields<'_>) -> Option<LadderPolicy> {
-    if let Some(node) = edge.node("ladder") {
-        match &node.value {
-            crate::document::Value::Str(s) if s == "off" => return None,
-            // YAML 1.1 reads a bare `off` as false.
-            crate::document::Value::Bool(false) => return None,
-            _ => {}
-        }
+    if is_off(edge, "ladder") {
+        return None;
     }
     let defaults = LadderPolicy::default();
     let Some(f) = edge.fields("ladder") else { return Some(defaults) };

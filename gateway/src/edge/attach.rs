@@ -26,6 +26,14 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("gateway.bpf.o");
 
+/// Entries of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sizes {
+    pub cells: u32,
+    pub verdicts: u32,
+    pub verified: u32,
+}
+
 /// What kept the edge from being what was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Trouble {
@@ -54,6 +62,8 @@ impl Attached {
 
 pub(super) struct Kernel {
     ebpf: Ebpf,
+    /// Of its tables, which cannot be resized.
+    pub sizes: Sizes,
     pub attached: Vec<Attached>,
     pub troubles: Vec<Trouble>,
     /// What works, but could work better.
@@ -76,18 +86,17 @@ pub(super) struct Loaded {
 
 impl Kernel {
     /// Loads the program with tables of these sizes, or with those that an earlier process pinned.
-    pub fn load(cells: u32, verdicts_max: u32, pin: Option<&Path>) -> Result<Loaded, Trouble> {
-        let verdicts_max = verdicts_max.max(1);
-        let shape = Shape::new(cells, verdicts_max);
+    pub fn load(sizes: Sizes, pin: Option<&Path>) -> Result<Loaded, Trouble> {
+        let shape = Shape::new(sizes);
         let claimed = pin.map(|folder| Pins::claim(folder, shape, rand::random())).transpose();
         let (mut pins, mut pin_trouble) = match claimed {
             Ok(pins) => (pins, None),
             Err(trouble) => (None, Some(trouble)),
         };
-        let mut ebpf = match load_object(cells, verdicts_max, pins.as_ref()) {
+        let mut ebpf = match load_object(sizes, pins.as_ref()) {
             Err(_) if pins.as_ref().is_some_and(|pins| pins.found == Found::Same) => {
                 pins.iter_mut().for_each(Pins::disown);
-                load_object(cells, verdicts_max, None)
+                load_object(sizes, None)
             }
             loaded => loaded,
         }
@@ -99,7 +108,8 @@ impl Kernel {
             (pins, pin_trouble) = (None, Some(trouble));
         }
         let (maps, ring) = Maps::take(&mut ebpf).map_err(|error| not_loaded(&error.into()))?;
-        let kernel = Self { ebpf, attached: Vec::new(), troubles: Vec::new(), advice: advice(), pins, pin_trouble };
+        let (attached, troubles) = (Vec::new(), Vec::new());
+        let kernel = Self { ebpf, sizes, attached, troubles, advice: advice(), pins, pin_trouble };
         Ok(Loaded { kernel, maps, ring, is_taken_over, verdicts })
     }
 
@@ -118,6 +128,11 @@ impl Kernel {
         if let Some(pins) = self.pins.filter(|_| !keep) {
             pins.remove();
         }
+    }
+
+    /// For the programs on other hooks.
+    pub fn object(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     /// Lets go of interfaces that are gone, or whose name belongs to another one now.
@@ -270,10 +285,13 @@ fn trouble(interface: &str, problem: &'static str, detail: String, remedy: &'sta
     Trouble { interface: Some(interface.to_owned()), problem, detail, remedy }
 }
 
-fn load_object(cells: u32, verdicts_max: u32, pins: Option<&Pins>) -> Result<Ebpf, EbpfError> {
+fn load_object(sizes: Sizes, pins: Option<&Pins>) -> Result<Ebpf, EbpfError> {
     let maps = pins.map(Pins::maps).unwrap_or_default();
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(name::CELLS, cells).map_max_entries(name::VERDICTS, verdicts_max);
+    loader
+        .map_max_entries(name::CELLS, sizes.cells)
+        .map_max_entries(name::VERDICTS, sizes.verdicts)
+        .map_max_entries(name::VERIFIED, sizes.verified);
     for (map, path) in &maps {
         loader.map_pin_path(map, path.as_path());
     }

@@ -6,22 +6,27 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    maps::{MapData, RingBuf},
+    programs::links::FdLink,
+};
 use gateway_common::{
     Ceiling, Source,
-    map::{LIST_ENTRIES_MAX, Verdict},
+    map::{Cut, LIST_ENTRIES_MAX, Standing, Verdict},
 };
 use ipnet::IpNet;
 
 use super::{
-    attach::{Kernel, Loaded, Trouble},
+    attach::{Kernel, Loaded, Sizes, Trouble},
     events::Events,
     hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
+    pressure::{self, Pressure, Turn},
     reconcile::{Wanted, Writer},
-    report::{Desk, GoodTold, OffenceTold},
+    report::{Desk, GoodTold, Identity, OffenceTold},
+    sockets,
     userspace::{Prefix, Standings},
 };
 
@@ -33,6 +38,10 @@ const SAMPLES_AT_ONCE: usize = 1_024;
 const LOOK_EVERY_TICKS: u64 = 5;
 /// The predecessor notices within a second that it has been succeeded.
 const STRANGERS_AFTER_TICKS: u64 = 3;
+/// How long a connection stays cut: the worker that holds it closes it long before.
+const CUT_NS: u64 = 60_000_000_000;
+/// How long an accepted credential raises a source's ceilings.
+const RAISED_NS: u64 = 600_000_000_000;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +78,10 @@ pub(super) struct Control {
     pub kernel: Option<Kernel>,
     /// Why there is no kernel program, if one was asked for.
     pub load_trouble: Option<Trouble>,
+    /// The program that learns of completed handshakes; without it the workers tell.
+    sockets: Option<FdLink>,
+    sockets_trouble: Option<Trouble>,
+    pub pressure: Pressure,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
@@ -103,6 +116,9 @@ impl Control {
             writer,
             kernel: None,
             load_trouble: None,
+            sockets: None,
+            sockets_trouble: None,
+            pressure: Pressure::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
@@ -124,10 +140,10 @@ impl Control {
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
         // A loaded program's tables cannot be resized.
-        let fixed = (self.policy.cells, self.policy.verdicts_max, self.policy.pin.clone());
-        self.needs_restart = self.kernel.is_some() && fixed != (policy.cells, policy.verdicts_max, policy.pin.clone());
-        if self.needs_restart {
-            (policy.cells, policy.verdicts_max, policy.pin) = fixed;
+        let held = self.kernel.as_ref().map(|kernel| (kernel.sizes, self.policy.pin.clone()));
+        self.needs_restart = held.as_ref().is_some_and(|held| *held != (sizes(&policy), policy.pin.clone()));
+        if let Some((sizes, pin)) = held {
+            (policy.cells, policy.verdicts_max, policy.pin) = (sizes.cells, sizes.verdicts, pin);
         }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
@@ -181,6 +197,7 @@ impl Control {
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+        self.standings.tell_arrivals(self.kernel.is_some() && self.policy.gate.is_some() && self.sockets.is_none());
     }
 
     /// Interfaces come and go: what is gone is let go, what has come is attached to.
@@ -196,23 +213,34 @@ impl Control {
     }
 
     fn load(&mut self, v6_mask: u64) {
-        let loaded = Kernel::load(cells(self.policy.cells), self.policy.verdicts_max, self.policy.pin.as_deref());
-        let Loaded { kernel, maps, ring, is_taken_over, mut verdicts } = match loaded {
+        let loaded = Kernel::load(sizes(&self.policy), self.policy.pin.as_deref());
+        let Loaded { mut kernel, maps, ring, is_taken_over, mut verdicts } = match loaded {
             Ok(loaded) => loaded,
             Err(trouble) => {
                 self.load_trouble = Some(trouble);
                 return;
             }
         };
+        // Not pinned: whoever accepts connections tells of them.
+        match self.policy.gate.as_ref().map(|_| sockets::attach(kernel.object())) {
+            Some(Ok(link)) => self.sockets = Some(link),
+            Some(Err(trouble)) => self.sockets_trouble = Some(trouble),
+            None => {}
+        }
         self.kernel = Some(kernel);
         self.ring = Some(ring);
         self.load_trouble = None;
-        let held = if is_taken_over { maps.held().ok() } else { None };
-        if let Some(held) = &held {
+        let mut held = if is_taken_over { maps.held().ok() } else { None };
+        if let Some(held) = &mut held {
             self.seed = held.settings.seed;
             self.strangers_at = Some(self.ticks + STRANGERS_AFTER_TICKS);
             // Sources of another width cannot be told from these.
-            verdicts = if held.settings.v6_mask == v6_mask { held.verdicts.clone() } else { Vec::new() };
+            if held.settings.v6_mask == v6_mask {
+                verdicts.clone_from(&held.verdicts);
+            } else {
+                // The next sweep removes them.
+                held.raised.iter_mut().for_each(|(_, standing)| standing.expiry_ns = 0);
+            }
         }
         self.writer.adopt(Some(maps), held);
         self.inherit(verdicts);
@@ -233,6 +261,8 @@ impl Control {
     }
 
     fn leave(&mut self, keep: bool) {
+        self.pressure = Pressure::default();
+        (self.sockets, self.sockets_trouble) = (None, None);
         self.ring = None;
         self.writer.adopt(None, None);
         if let Some(kernel) = self.kernel.take() {
@@ -300,17 +330,18 @@ impl Control {
         self.kernel.as_ref().and_then(|kernel| kernel.pin_trouble.as_ref())
     }
 
-    pub fn advice(&self) -> Option<&Trouble> {
-        self.kernel.as_ref().and_then(|kernel| kernel.advice.as_ref())
+    /// What works, but could work better.
+    pub fn advice(&self) -> impl Iterator<Item = &Trouble> {
+        self.kernel.iter().filter_map(|kernel| kernel.advice.as_ref()).chain(&self.sockets_trouble)
     }
 
     fn announce(&self) {
-        if let Some(advice) = self.advice() {
+        for advice in self.advice() {
             tracing::warn!(
                 problem = advice.problem,
                 detail = advice.detail,
                 remedy = advice.remedy,
-                "the edge is slow"
+                "the edge could do better"
             );
         }
         for trouble in self.troubles() {
@@ -334,7 +365,7 @@ impl Control {
             tracing::warn!(problem, detail, remedy, "the edge is not pinned: a restart leaves a gap");
         }
         if self.needs_restart {
-            tracing::warn!("cells, verdicts_max and pin of the edge change only with a restart");
+            tracing::warn!("cells, verdicts_max, verified_max and pin of the edge change only with a restart");
         }
         tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
     }
@@ -342,6 +373,10 @@ impl Control {
     pub fn hear_good(&mut self, told: &GoodTold) {
         if let Some(decision) = self.ladder.good(told.at_ns, told) {
             self.carry_out(decision);
+        }
+        if self.policy.raise > 0 && matches!(told.identity, Identity::Credential(_)) {
+            let expiry_ns = told.at_ns.saturating_add(RAISED_NS);
+            self.writer.raise(told.source, Standing { expiry_ns, raise: self.policy.raise, spare: 0 }, told.at_ns);
         }
     }
 
@@ -375,10 +410,17 @@ impl Control {
         } else {
             decision.held = Some(Held::Full);
         }
+        if let Some(flow) = decision.flow {
+            let cut = Cut { expiry_ns: decision.since_ns.saturating_add(CUT_NS), decision: decision.id };
+            if !self.writer.cut(flow, cut) {
+                decision.held = Some(Held::Full);
+            }
+        }
         tracing::info!(
             decision = decision.id,
             source = %decision.source.ip(),
             rung = decision.rung.name(),
+            cut_port = decision.flow.map(|flow| flow.client_port),
             held = decision.held.map(|held| held.name()),
             plugin = &*decision.cause.plugin,
             route = &*decision.cause.route,
@@ -409,6 +451,42 @@ impl Control {
         }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
+        self.feel_pressure(now_ns);
+    }
+
+    /// The kernel measures SYNs by itself; what it cannot see is added, and its state is made known.
+    fn feel_pressure(&mut self, now_ns: u64) {
+        let Some(gate) = self.policy.gate.clone().filter(|_| self.kernel.is_some()) else { return };
+        let hold_ns = u64::try_from(gate.hold.as_nanos()).unwrap_or(u64::MAX / 4);
+        if let Some(overflows) = pressure::overflows()
+            && self.pressure.count_overflows(overflows, now_ns, hold_ns)
+        {
+            self.writer.press(self.pressure.held_until_ns);
+        }
+        let kernel_until_ns = self.writer.pressure_until_ns();
+        match self.pressure.turn(kernel_until_ns, now_ns) {
+            Turn::Entered => {
+                tracing::warn!(mode = self.policy.mode.name(), "edge under pressure: strangers share one budget");
+                if gate.arm_cookies && self.policy.mode == Mode::Enforce {
+                    self.pressure.arm();
+                }
+            }
+            Turn::Left => {
+                self.pressure.disarm();
+                tracing::info!("edge: the pressure is over");
+            }
+            Turn::None => {}
+        }
+    }
+
+    /// A worker accepted a connection, where no program of the kernel tells of it.
+    pub fn hear_arrival(&mut self, source: Source, now_ns: u64) {
+        self.writer.verify(source, now_ns);
+    }
+
+    /// Whether the kernel itself tells who completed a handshake.
+    pub fn hears_sockets(&self) -> bool {
+        self.sockets.is_some()
     }
 
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
@@ -457,6 +535,16 @@ fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
         remedy,
     };
     too_long.map(trouble).collect()
+}
+
+fn sizes(policy: &Policy) -> Sizes {
+    /// A gate that is off needs no memory.
+    const VERIFIED_MIN: u32 = 64;
+    Sizes {
+        cells: cells(policy.cells),
+        verdicts: policy.verdicts_max.max(1),
+        verified: policy.gate.as_ref().map_or(VERIFIED_MIN, |gate| gate.verified_max.max(VERIFIED_MIN)),
+    }
 }
 
 /// The number of cells that holds at least `wanted`.

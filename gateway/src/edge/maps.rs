@@ -9,7 +9,10 @@ use aya::{
 };
 use gateway_common::{
     Address, Source,
-    map::{Counter, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, Settings, Verdict, listener_bit, name},
+    map::{
+        Counter, Cut, Flow, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Settings, Standing, Verdict,
+        Verified, listener_bit, name,
+    },
     packet::{TCP, UDP},
 };
 use ipnet::IpNet;
@@ -23,7 +26,13 @@ pub(super) struct Held {
     pub never_drop: Vec<IpNet>,
     pub deny: Vec<IpNet>,
     pub verdicts: Vec<(Source, Verdict)>,
+    pub cuts: Vec<(Flow, Cut)>,
+    pub raised: Vec<(Source, Standing)>,
 }
+
+/// `gateway_common::map::Pressure`, read as words: its first is `until_ns`.
+type PressureWords = [u64; size_of::<gateway_common::map::Pressure>() / 8];
+const _: () = assert!(std::mem::offset_of!(gateway_common::map::Pressure, until_ns) == 0);
 
 /// One of the two lists of prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +48,10 @@ pub(super) struct Maps {
     never_drop: LpmTrie<MapData, [u8; 16], u32>,
     deny: LpmTrie<MapData, [u8; 16], u32>,
     verdicts: HashMap<MapData, Source, Verdict>,
+    flows: HashMap<MapData, Flow, Cut>,
+    standings: HashMap<MapData, Source, Standing>,
+    verified: HashMap<MapData, Source, Verified>,
+    pressure: Array<MapData, PressureWords>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -55,6 +68,10 @@ impl Maps {
             never_drop: LpmTrie::try_from(take(name::NEVER_DROP)?)?,
             deny: LpmTrie::try_from(take(name::DENY)?)?,
             verdicts: HashMap::try_from(take(name::VERDICTS)?)?,
+            flows: HashMap::try_from(take(name::FLOWS)?)?,
+            standings: HashMap::try_from(take(name::STANDINGS)?)?,
+            verified: HashMap::try_from(take(name::VERIFIED)?)?,
+            pressure: array(take(name::PRESSURE)?)?,
             counters: PerCpuArray::try_from(take(name::COUNTERS)?)?,
         };
         Ok((maps, RingBuf::try_from(take(name::EVENTS)?)?))
@@ -103,6 +120,42 @@ impl Maps {
         present(self.verdicts.remove(&source))
     }
 
+    pub fn cut(&mut self, flow: Flow, cut: Cut) -> Result<(), MapError> {
+        self.flows.insert(flow, cut, 0)
+    }
+
+    pub fn mend(&mut self, flow: Flow) -> Result<(), MapError> {
+        present(self.flows.remove(&flow))
+    }
+
+    pub fn raise(&mut self, source: Source, standing: Standing) -> Result<(), MapError> {
+        self.standings.insert(source, standing, 0)
+    }
+
+    pub fn lower(&mut self, source: Source) -> Result<(), MapError> {
+        present(self.standings.remove(&source))
+    }
+
+    /// Only where no program of the kernel writes this map.
+    pub fn verify(&mut self, source: Source, at_ns: u64) -> Result<(), MapError> {
+        self.verified.insert(source, Verified { at_ns }, 0)
+    }
+
+    /// When the source completed its latest handshake, if it is remembered.
+    pub fn verified_at_ns(&self, source: Source) -> Option<u64> {
+        self.verified.get(&source, 0).ok().map(|verified| verified.at_ns)
+    }
+
+    /// Until when the program holds the gate closed.
+    pub fn pressure_until_ns(&self) -> Result<u64, MapError> {
+        Ok(self.pressure.get(&0, 0)?[0])
+    }
+
+    /// Until when user space holds it closed.
+    pub fn press(&mut self, until_ns: u64) -> Result<(), MapError> {
+        self.pulse.set(PULSE_PRESSURE, until_ns, 0)
+    }
+
     /// Each counter, summed over the CPUs.
     pub fn counters(&self) -> Vec<Counter> {
         let sum = |cpus: aya::maps::PerCpuValues<Counter>| {
@@ -122,11 +175,21 @@ impl Maps {
             never_drop: self.never_drop.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
             deny: self.deny.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
             verdicts: self.verdicts()?,
+            cuts: self.cuts()?,
+            raised: self.raised()?,
         })
     }
 
     pub fn verdicts(&self) -> Result<Vec<(Source, Verdict)>, MapError> {
         self.verdicts.iter().collect()
+    }
+
+    pub fn cuts(&self) -> Result<Vec<(Flow, Cut)>, MapError> {
+        self.flows.iter().collect()
+    }
+
+    pub fn raised(&self) -> Result<Vec<(Source, Standing)>, MapError> {
+        self.standings.iter().collect()
     }
 
     /// Both protocols of a port are protected together.

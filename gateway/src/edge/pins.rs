@@ -17,7 +17,10 @@ use aya::{
 };
 use gateway_common::{
     Reason, Source,
-    map::{ABI, Cell, Counter, LIST_ENTRIES_MAX, LISTENERS_WORDS, PULSE_WORDS, Settings, Verdict, name},
+    map::{
+        ABI, Cell, Counter, Cut, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PULSE_WORDS,
+        Pressure, STANDINGS_MAX, Settings, Standing, Verdict, Verified, name,
+    },
     reason,
 };
 use nix::{
@@ -25,7 +28,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::attach::Trouble;
+use super::attach::{Sizes, Trouble};
 
 /// Where systems mount the bpffs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -35,7 +38,8 @@ const WORD_LAYOUT: u32 = 0;
 const WORD_CELLS: u32 = 1;
 const WORD_VERDICTS: u32 = 2;
 const WORD_OWNER: u32 = 3;
-const WORDS: u32 = 4;
+const WORD_VERIFIED: u32 = 4;
+const WORDS: u32 = 5;
 
 /// Where on an interface a program stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,13 +62,12 @@ impl Hook {
 pub(super) struct Shape {
     /// Of everything that the keys and values mean.
     layout: u64,
-    cells: u32,
-    verdicts_max: u32,
+    sizes: Sizes,
 }
 
 impl Shape {
-    pub fn new(cells: u32, verdicts_max: u32) -> Self {
-        Self { layout: layout(), cells, verdicts_max }
+    pub fn new(sizes: Sizes) -> Self {
+        Self { layout: layout(), sizes }
     }
 }
 
@@ -163,8 +166,9 @@ impl Pins {
         let mut mark = Array::<MapData, u64>::create(WORDS, 0).map_err(unknown)?;
         let words = [
             (WORD_LAYOUT, self.shape.layout),
-            (WORD_CELLS, self.shape.cells.into()),
-            (WORD_VERDICTS, self.shape.verdicts_max.into()),
+            (WORD_CELLS, self.shape.sizes.cells.into()),
+            (WORD_VERDICTS, self.shape.sizes.verdicts.into()),
+            (WORD_VERIFIED, self.shape.sizes.verified.into()),
             (WORD_OWNER, self.token),
         ];
         for (word, value) in words {
@@ -283,9 +287,11 @@ fn map_of(path: &Path) -> Result<Map, MapError> {
 
 fn compare(mark: &Array<MapData, u64>, shape: Shape) -> Found {
     let word = |index| mark.get(&index, 0).ok();
+    let Sizes { cells, verdicts, verified } = shape.sizes;
+    let sizes = [(WORD_CELLS, cells), (WORD_VERDICTS, verdicts), (WORD_VERIFIED, verified)];
     if word(WORD_LAYOUT) != Some(shape.layout) {
         Found::Other
-    } else if (word(WORD_CELLS), word(WORD_VERDICTS)) == (Some(shape.cells.into()), Some(shape.verdicts_max.into())) {
+    } else if sizes.into_iter().all(|(index, size)| word(index) == Some(size.into())) {
         Found::Same
     } else {
         Found::Resized
@@ -317,6 +323,14 @@ fn layout() -> u64 {
         size_of::<Verdict>(),
         size_of::<Cell>(),
         size_of::<Counter>(),
+        size_of::<Flow>(),
+        size_of::<Cut>(),
+        size_of::<Standing>(),
+        size_of::<Verified>(),
+        size_of::<Pressure>(),
+        FLOWS_MAX as usize,
+        STANDINGS_MAX as usize,
+        NEIGHBOURHOOD_CELLS as usize,
         reason::COUNTERS as usize,
         PULSE_WORDS as usize,
         LISTENERS_WORDS as usize,
@@ -340,7 +354,7 @@ mod tests {
     #[test]
     fn a_folder_elsewhere_is_refused_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let trouble = Pins::claim(&folder.path().join("pins"), Shape::new(2, 1), 1).err().unwrap();
+        let trouble = Pins::claim(&folder.path().join("pins"), Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1 }), 1).err().unwrap();
         assert_eq!(trouble.problem, "no_bpffs");
         assert!(trouble.remedy.contains("mount -t bpf"), "{trouble:?}");
         assert!(!folder.path().join("pins").exists());

@@ -38,7 +38,7 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "wanted": policy.mode.name(),
             "in_force": control.in_force().name(),
             "why": control.troubles().map(trouble).collect::<Vec<_>>(),
-            "advice": control.advice().map(trouble),
+            "advice": control.advice().map(trouble).collect::<Vec<_>>(),
             "kill_switch": control.standings.is_killed(),
             "judges_connections": control.standings.executes(),
             "needs_restart": control.needs_restart,
@@ -54,6 +54,9 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         "ports": policy.ports,
         "cells": super::control::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
+        "cut_connections": control.writer.cuts().len(),
+        "raised_sources": control.writer.raised().len(),
+        "pressure": pressure(control, &clock),
         "packets": packets(control),
         "connections": connections(control),
         "ladder": {
@@ -88,6 +91,9 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "in_force": control.in_force().name(),
         "verdict": desired.map(|verdict| shown(source, verdict, &clock)),
         "in_kernel": applied.is_some(),
+        "handshake_completed": control.writer.kernel().and_then(|kernel| kernel.verified_at_ns(source))
+            .map(|at_ns| clock.text(at_ns)),
+        "ceilings_raised_until": control.writer.raised().get(&source).map(|one| clock.text(one.expiry_ns)),
         "cause": cause.map(|one| decision(one, &clock)),
         "inherited": is_inherited,
         "lists": {
@@ -102,6 +108,27 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
             .map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().filter(of_source).take(SHOWN_OF_ONE_MAX)
             .map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+    })
+}
+
+fn pressure(control: &Control, clock: &Clock) -> Value {
+    let (pressure, gate) = (&control.pressure, control.policy.gate.as_ref());
+    json!({
+        "gate": gate.is_some(),
+        "under_pressure": pressure.since_ns.is_some(),
+        "since": pressure.since_ns.map(|since_ns| clock.text(since_ns)),
+        "entered": pressure.entered,
+        "begins_at_syns_per_second": gate.map(|gate| gate.syns),
+        "ends_at_syns_per_second": gate.map(|gate| gate.syns / 2),
+        "always_cookies": pressure.always_cookies,
+        "handshakes_told_by": if gate.is_none() {
+            "nobody"
+        } else if control.hears_sockets() {
+            "kernel"
+        } else {
+            "workers"
+        },
+        "lost_arrivals": control.standings.lost_arrivals.load(Ordering::Relaxed),
     })
 }
 
@@ -155,6 +182,7 @@ fn decision(decision: &Decision, clock: &Clock) -> Value {
         "source": decision.source.ip().to_string(),
         "rung": decision.rung.number(),
         "name": decision.rung.name(),
+        "cut": decision.flow.map(|flow| json!({ "client_port": flow.client_port, "port": flow.port })),
         "held": decision.held.map(|held| held.name()),
         "plugin": &*decision.cause.plugin,
         "route": &*decision.cause.route,

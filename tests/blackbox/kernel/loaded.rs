@@ -9,7 +9,7 @@ use aya::{
 };
 use gateway_common::{
     Address, Source,
-    map::{self, Counter, Settings, Verdict, listener_bit, name},
+    map::{self, Counter, Cut, Flow, Settings, Standing, Verdict, Verified, listener_bit, name},
     packet::{TCP, UDP},
     reason::Outcome,
 };
@@ -55,6 +55,7 @@ impl Loaded {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(name::CELLS, cells)
             .map_max_entries(name::VERDICTS, 1_024)
+            .map_max_entries(name::VERIFIED, 1_024)
             .load_file(OBJECT)
             .expect("the object loads");
         let program: &mut Xdp =
@@ -107,10 +108,37 @@ impl Loaded {
     /// Puts a source under a verdict.
     pub fn judge(&mut self, address: &str, verdict: Verdict) {
         let source = Source::new(address.parse().expect("an address"), 64);
-        let map = self.ebpf.map_mut(name::VERDICTS).expect("the map exists");
-        HashMap::<_, Source, Verdict>::try_from(map).expect("it is a hash").insert(source, verdict, 0).expect("room");
+        self.hash::<Source, Verdict>(name::VERDICTS).insert(source, verdict, 0).expect("room");
         self.settings.lists |= map::HAS_VERDICTS;
         self.apply();
+    }
+
+    /// Cuts a connection of this client.
+    pub fn cut(&mut self, address: &str, client_port: u16, port: u16, cut: Cut) {
+        let flow = Flow::new(address.parse::<IpAddr>().expect("an address").into(), client_port, port);
+        self.hash::<Flow, Cut>(name::FLOWS).insert(flow, cut, 0).expect("room");
+        self.settings.lists |= map::HAS_FLOWS;
+        self.apply();
+    }
+
+    /// Raises a source's ceilings.
+    pub fn raise(&mut self, address: &str, standing: Standing) {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Standing>(name::STANDINGS).insert(source, standing, 0).expect("room");
+        self.settings.lists |= map::HAS_STANDINGS;
+        self.apply();
+    }
+
+    /// Takes a source for one that has completed a handshake.
+    pub fn verify(&mut self, address: &str) {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Verified>(name::VERIFIED).insert(source, Verified { at_ns: 1 }, 0).expect("room");
+    }
+
+    /// Whether a source has completed a handshake.
+    pub fn is_verified(&mut self, address: &str) -> bool {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Verified>(name::VERIFIED).get(&source, 0).is_ok()
     }
 
     /// Runs one frame `repeat` times; whether the last one was dropped, and the nanoseconds that one run took.
@@ -163,6 +191,10 @@ impl Loaded {
     /// Packets counted under one word.
     pub fn packets(&mut self, word: &str) -> u64 {
         self.counted().iter().find(|(name, _)| *name == word).map_or(0, |(_, counter)| counter.packets)
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut aya::maps::MapData, K, V> {
+        HashMap::try_from(self.ebpf.map_mut(name).expect("the map exists")).expect("it is a hash")
     }
 
     fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut aya::maps::MapData, T> {

@@ -65,7 +65,15 @@ fn enforce() -> Policy {
 fn offend(reporter: &mut Reporter, source: IpAddr, identity: Identity, times: u32) {
     for _ in 0..times {
         let kind = OffenceKind::RateLimited { retry_after: Duration::from_secs(60) };
-        let offence = Offence { source, identity, kind, plugin: "rate-limiting", route: "orders", request_id: "req-1" };
+        let offence = Offence {
+            source,
+            peer: None,
+            identity,
+            kind,
+            plugin: "rate-limiting",
+            route: "orders",
+            request_id: "req-1",
+        };
         reporter.offence(monotonic_ns(), &offence);
     }
 }
