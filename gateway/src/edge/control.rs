@@ -19,11 +19,13 @@ use super::{
     hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
+    pcap::Capture,
     policy::{Mode, Policy},
     reconcile::{Wanted, Writer},
     report::{Desk, GoodTold, OffenceTold},
     userspace::{Prefix, Standings},
 };
+use crate::clock::{monotonic_ns, unix_ns};
 
 /// Decisions remembered.
 const HISTORY_MAX: usize = 1_000;
@@ -77,6 +79,8 @@ pub(super) struct Control {
     pub decisions: u64,
     pub events: Events,
     ring: Option<RingBuf<MapData>>,
+    /// Where sampled drops are written to.
+    pub capture: Option<Capture>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
     /// Addresses that the host itself needs.
@@ -109,6 +113,7 @@ impl Control {
             decisions: 0,
             events: Events::default(),
             ring: None,
+            capture: None,
             spared: Vec::new(),
             vital: Vec::new(),
             ticks: 0,
@@ -136,6 +141,7 @@ impl Control {
         self.policy = policy;
         self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
         self.spared = self.spared();
+        self.open_capture();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -144,6 +150,17 @@ impl Control {
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
         self.announce();
+    }
+
+    /// A reload that leaves the file alone goes on with it.
+    fn open_capture(&mut self) {
+        let wanted = self.policy.pcap.as_ref().filter(|_| self.policy.mode != Mode::Off);
+        let is_same = |(path, max): &(std::path::PathBuf, u64)| {
+            self.capture.as_ref().is_some_and(|capture| capture.is_of(path, *max) && capture.failure.is_none())
+        };
+        if wanted.is_none_or(|wanted| !is_same(wanted)) {
+            self.capture = wanted.map(|(path, bytes_max)| Capture::open(path, *bytes_max));
+        }
     }
 
     /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
@@ -171,7 +188,7 @@ impl Control {
         }
         // The program must know its rules before the first packet meets it.
         self.writer.want(wanted);
-        self.writer.beat(crate::clock::monotonic_ns());
+        self.writer.beat(monotonic_ns());
         self.attach();
     }
 
@@ -223,7 +240,7 @@ impl Control {
         let last = verdicts.iter().map(|(_, verdict)| verdict.decision).max();
         self.ladder.number_after(last.unwrap_or(0));
         let eligible: Vec<_> = verdicts.into_iter().filter(|(source, _)| !self.is_spared(*source)).collect();
-        self.inherited += self.writer.inherit(crate::clock::monotonic_ns(), eligible);
+        self.inherited += self.writer.inherit(monotonic_ns(), eligible);
     }
 
     /// Detaches everything and gives the maps back.
@@ -245,7 +262,7 @@ impl Control {
         let stays = self.policy.pin.is_some() && (self.policy.keep || self.policy.hold);
         if stays && self.kernel.is_some() && self.policy.mode != Mode::Off {
             // The successor has until the heartbeat is stale.
-            self.writer.beat(crate::clock::monotonic_ns());
+            self.writer.beat(monotonic_ns());
             tracing::info!("what is pinned stays for the next start");
             self.leave(true);
             return;
@@ -414,9 +431,14 @@ impl Control {
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
     fn read_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
+        // From the monotonic clock's time to the one on the wall.
+        let ahead_ns = unix_ns().saturating_sub(monotonic_ns());
         for _ in 0..SAMPLES_AT_ONCE {
             let Some(item) = ring.next() else { return };
-            self.events.take(&item);
+            let Some((sample, head)) = self.events.take(&item) else { continue };
+            if let Some(capture) = &mut self.capture {
+                capture.write(sample, head, ahead_ns.saturating_add(sample.at_ns));
+            }
         }
     }
 

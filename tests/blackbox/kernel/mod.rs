@@ -7,6 +7,7 @@ mod fallback;
 mod frames;
 mod loaded;
 mod netns;
+mod operator;
 mod pins;
 mod privileges;
 mod stage;
