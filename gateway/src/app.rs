@@ -15,7 +15,7 @@ use crate::admin::{self, Control};
 use crate::clock;
 use crate::config::{Environment, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
-use crate::edge::{Edge, Policy};
+use crate::edge::{Edge, Identity, Policy};
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
 use crate::privileges;
@@ -311,6 +311,14 @@ impl Control for App {
 
     fn edge(&self) -> Option<&Arc<Edge>> {
         self.edge.as_ref()
+    }
+
+    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>> {
+        use std::hash::BuildHasher as _;
+        let snapshot = self.running.current();
+        let index = snapshot.identities.consumer_named(consumer)?;
+        let credentials = snapshot.identities.credentials_of(index);
+        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(id))).collect())
     }
 
     async fn status(&self) -> serde_json::Value {

@@ -4,6 +4,7 @@ mod admin;
 mod check;
 mod doctor;
 mod edge;
+mod top;
 mod why;
 
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ enum Command {
     Run(Run),
     /// Check a configuration file: every error with file, line and column; exit code 2 if there is one.
     Check(check::Check),
-    /// Tell how an address stands with a running gateway, and which request is the cause.
+    /// Tell how an address or a consumer stands with a running gateway, and which request is the cause.
     Why(why::Why),
     /// The kernel side: what stands in its way, and what it does.
     Edge(edge::Edge),

@@ -302,6 +302,7 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         fallback: edge.choice("fallback", &[("tc", Fallback::Tc), ("none", Fallback::None)]).unwrap_or_default(),
         pin: pin(edge),
         keep: edge.boolean("keep").unwrap_or(false),
+        pcap: pcap(edge),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),
         never_drop: networks(edge, "never_drop"),
@@ -345,6 +346,13 @@ fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
     let expected = format!("an absolute path below a bpffs, or true for {USUAL}");
     edge.report.mismatch(edge.place_of("pin"), format!("`pin` is `{text}`"), expected);
     None
+}
+
+fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
+    const BYTES_DEFAULT: i64 = 16 << 20;
+    let bytes_max = edge.integer("pcap_bytes_max", 65_536..=1 << 40).unwrap_or(BYTES_DEFAULT);
+    let path = edge.string_or_off("pcap").filter(|text| text != "off" && !text.is_empty())?;
+    Some((PathBuf::from(path), bytes_max as u64))
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {

@@ -19,7 +19,7 @@ use super::{
     hook::{Failure, Guard, attach_tc, attach_xdp, load_xdp, replace_tc, replace_xdp},
     host::loads_without_barriers,
     link::xdp_program,
-    maps::Maps,
+    maps::{Held, Maps},
     pins::{Found, Hook, Pins, Shape, remove},
     policy::{Fallback, Policy},
 };
@@ -78,8 +78,8 @@ pub(super) struct Loaded {
     pub kernel: Kernel,
     pub maps: Maps,
     pub ring: RingBuf<MapData>,
-    /// Whether the maps are an earlier process's, with all that they hold.
-    pub is_taken_over: bool,
+    /// What is in the maps, if they are an earlier process's.
+    pub held: Option<Held>,
     /// What can be read of an earlier process's maps that could not be taken over.
     pub verdicts: Vec<(Source, Verdict)>,
 }
@@ -108,9 +108,10 @@ impl Kernel {
             (pins, pin_trouble) = (None, Some(trouble));
         }
         let (maps, ring) = Maps::take(&mut ebpf).map_err(|error| not_loaded(&error.into()))?;
+        let held = is_taken_over.then(|| maps.held()).transpose().map_err(|error| not_loaded(&error.into()))?;
         let (attached, troubles) = (Vec::new(), Vec::new());
         let kernel = Self { ebpf, sizes, attached, troubles, advice: advice(), pins, pin_trouble };
-        Ok(Loaded { kernel, maps, ring, is_taken_over, verdicts })
+        Ok(Loaded { kernel, maps, ring, held, verdicts })
     }
 
     /// The folder in which links and maps are pinned.

@@ -17,18 +17,21 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    attach::{Kernel, Loaded, Sizes, Trouble},
+    attach::{Kernel, Sizes, Trouble},
     events::Events,
     hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
+    pcap::Capture,
     policy::{Mode, Policy},
     pressure::{self, Pressure, Turn},
     reconcile::{Wanted, Writer},
     report::{Desk, GoodTold, Identity, OffenceTold},
-    sockets,
     userspace::{Prefix, Standings},
 };
+use crate::clock::{monotonic_ns, unix_ns};
+
+mod succession;
 
 /// Decisions remembered.
 const HISTORY_MAX: usize = 1_000;
@@ -36,8 +39,6 @@ const HISTORY_MAX: usize = 1_000;
 const SAMPLES_AT_ONCE: usize = 1_024;
 /// Seconds between two looks at the interfaces.
 const LOOK_EVERY_TICKS: u64 = 5;
-/// The predecessor notices within a second that it has been succeeded.
-const STRANGERS_AFTER_TICKS: u64 = 3;
 /// How long a connection stays cut: the worker that holds it closes it long before.
 const CUT_NS: u64 = 60_000_000_000;
 /// How long an accepted credential raises a source's ceilings.
@@ -90,6 +91,8 @@ pub(super) struct Control {
     pub decisions: u64,
     pub events: Events,
     ring: Option<RingBuf<MapData>>,
+    /// Where sampled drops are written to.
+    pub capture: Option<Capture>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
     /// Addresses that the host itself needs.
@@ -125,6 +128,7 @@ impl Control {
             decisions: 0,
             events: Events::default(),
             ring: None,
+            capture: None,
             spared: Vec::new(),
             vital: Vec::new(),
             ticks: 0,
@@ -152,6 +156,7 @@ impl Control {
         self.policy = policy;
         self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
         self.spared = self.spared();
+        self.open_capture();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -160,6 +165,17 @@ impl Control {
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
         self.announce();
+    }
+
+    /// A reload that leaves the file alone goes on with it.
+    fn open_capture(&mut self) {
+        let wanted = self.policy.pcap.as_ref().filter(|_| self.policy.mode != Mode::Off);
+        let is_same = |(path, max): &(std::path::PathBuf, u64)| {
+            self.capture.as_ref().is_some_and(|capture| capture.is_of(path, *max) && capture.failure.is_none())
+        };
+        if wanted.is_none_or(|wanted| !is_same(wanted)) {
+            self.capture = wanted.map(|(path, bytes_max)| Capture::open(path, *bytes_max));
+        }
     }
 
     /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
@@ -187,7 +203,7 @@ impl Control {
         }
         // The program must know its rules before the first packet meets it.
         self.writer.want(wanted);
-        self.writer.beat(crate::clock::monotonic_ns());
+        self.writer.beat(monotonic_ns());
         self.attach();
     }
 
@@ -210,94 +226,6 @@ impl Control {
         if self.kernel.as_ref().map(names) != Some(before) {
             self.announce();
         }
-    }
-
-    fn load(&mut self, v6_mask: u64) {
-        let loaded = Kernel::load(sizes(&self.policy), self.policy.pin.as_deref());
-        let Loaded { mut kernel, maps, ring, is_taken_over, mut verdicts } = match loaded {
-            Ok(loaded) => loaded,
-            Err(trouble) => {
-                self.load_trouble = Some(trouble);
-                return;
-            }
-        };
-        // Not pinned: whoever accepts connections tells of them.
-        match self.policy.gate.as_ref().map(|_| sockets::attach(kernel.object())) {
-            Some(Ok(link)) => self.sockets = Some(link),
-            Some(Err(trouble)) => self.sockets_trouble = Some(trouble),
-            None => {}
-        }
-        self.kernel = Some(kernel);
-        self.ring = Some(ring);
-        self.load_trouble = None;
-        let mut held = if is_taken_over { maps.held().ok() } else { None };
-        if let Some(held) = &mut held {
-            self.seed = held.settings.seed;
-            self.strangers_at = Some(self.ticks + STRANGERS_AFTER_TICKS);
-            // Sources of another width cannot be told from these.
-            if held.settings.v6_mask == v6_mask {
-                verdicts.clone_from(&held.verdicts);
-            } else {
-                // The next sweep removes them.
-                held.raised.iter_mut().for_each(|(_, standing)| standing.expiry_ns = 0);
-            }
-        }
-        self.writer.adopt(Some(maps), held);
-        self.inherit(verdicts);
-    }
-
-    /// Verdicts of an earlier process stay, and keep their numbers to themselves.
-    fn inherit(&mut self, verdicts: Vec<(Source, Verdict)>) {
-        let last = verdicts.iter().map(|(_, verdict)| verdict.decision).max();
-        self.ladder.number_after(last.unwrap_or(0));
-        let eligible: Vec<_> = verdicts.into_iter().filter(|(source, _)| !self.is_spared(*source)).collect();
-        self.inherited += self.writer.inherit(crate::clock::monotonic_ns(), eligible);
-    }
-
-    /// Detaches everything and gives the maps back.
-    pub fn unload(&mut self) {
-        self.leave(false);
-        self.load_trouble = None;
-    }
-
-    fn leave(&mut self, keep: bool) {
-        self.pressure = Pressure::default();
-        (self.sockets, self.sockets_trouble) = (None, None);
-        self.ring = None;
-        self.writer.adopt(None, None);
-        if let Some(kernel) = self.kernel.take() {
-            kernel.release(keep);
-        }
-    }
-
-    /// A clean end: nothing is left unless what is pinned is to stay.
-    pub fn stop(&mut self) {
-        let stays = self.policy.pin.is_some() && (self.policy.keep || self.policy.hold);
-        if stays && self.kernel.is_some() && self.policy.mode != Mode::Off {
-            // The successor has until the heartbeat is stale.
-            self.writer.beat(crate::clock::monotonic_ns());
-            tracing::info!("what is pinned stays for the next start");
-            self.leave(true);
-            return;
-        }
-        self.apply(Policy { mode: Mode::Off, ..self.policy.clone() });
-    }
-
-    /// Ends this process's part in the kernel when another one has taken it over.
-    fn give_way(&mut self) {
-        if !self.kernel.as_ref().is_some_and(Kernel::is_superseded) {
-            return;
-        }
-        self.leave(true);
-        self.is_superseded = true;
-        self.load_trouble = Some(Trouble {
-            interface: None,
-            problem: "superseded",
-            detail: "another process has taken over what this one had pinned".to_owned(),
-            remedy: "stop this process; if both are to run, give each its own `edge.pin`",
-        });
-        self.attach();
-        self.announce();
     }
 
     pub fn in_force(&self) -> InForce {
@@ -492,9 +420,14 @@ impl Control {
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
     fn read_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
+        // From the monotonic clock's time to the one on the wall.
+        let ahead_ns = unix_ns().saturating_sub(monotonic_ns());
         for _ in 0..SAMPLES_AT_ONCE {
             let Some(item) = ring.next() else { return };
-            self.events.take(&item);
+            let Some((sample, head)) = self.events.take(&item) else { continue };
+            if let Some(capture) = &mut self.capture {
+                capture.write(sample, head, ahead_ns.saturating_add(sample.at_ns));
+            }
         }
     }
 

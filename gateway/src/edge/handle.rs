@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Metric, Policy, Reporter, Standings,
+    Identity, Metric, Policy, Reporter, Standings,
     control::Control,
     metrics,
     report::{self, Desk, Inbox, OffenceTold},
@@ -107,6 +107,12 @@ impl Edge {
     #[must_use]
     pub fn why(&self, ip: IpAddr) -> serde_json::Value {
         status::why(&self.control(), ip, monotonic_ns())
+    }
+
+    /// What is known of the addresses at which one of these identities was seen lately.
+    #[must_use]
+    pub fn why_identity(&self, identities: &[Identity]) -> serde_json::Value {
+        status::why_identity(&self.control(), identities, monotonic_ns())
     }
 
     /// The edge's metrics.

@@ -254,6 +254,14 @@ impl Ladder {
         Some(draft.decide(&mut self.next_id, entry))
     }
 
+    /// Sources at which one of these identities was seen.
+    pub fn sources_of(&self, identities: &[Identity]) -> Vec<Source> {
+        let is_there = |entry: &Entry| {
+            identities.iter().any(|identity| entry.offender == Some(*identity) || entry.neighbours.has_seen(*identity))
+        };
+        self.watch.iter().filter(|(_, entry)| is_there(entry)).map(|(source, _)| source).collect()
+    }
+
     pub fn known(&self, source: Source, now_ns: u64) -> Option<Known> {
         let entry = self.watch.peek(source)?;
         let (identities, clean_identities) = entry.neighbours.count(now_ns, self.neighbour_ns);

@@ -15,6 +15,7 @@ mod maps;
 mod metrics;
 mod neighbours;
 mod netlink;
+mod pcap;
 mod pins;
 mod policy;
 mod pressure;

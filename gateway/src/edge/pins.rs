@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -254,7 +254,25 @@ fn make_folder(folder: &Path) -> Result<(), Trouble> {
     builder.recursive(true).mode(0o700).create(folder.join("maps")).map_err(|error| {
         let remedy = "make the folder's parent and give it to the gateway's user: `install -d -o USER PARENT` as root";
         trouble("not_pinned", format!("{}: {error}", folder.display()), remedy)
-    })
+    })?;
+    match folder.join("maps").ancestors().find(|part| !is_safe(part)) {
+        None => Ok(()),
+        Some(part) => {
+            let remedy = "the folder and all above it must belong to root or to the gateway's user, and nobody else may \
+                          write to them";
+            Err(trouble("not_pinned", format!("{} can be changed by others", part.display()), remedy))
+        }
+    }
+}
+
+/// The root of a bpffs is everybody's, with the sticky bit: whoever makes a folder there first could detach what is
+/// pinned in it.
+fn is_safe(part: &Path) -> bool {
+    const STICKY: u32 = 0o1000;
+    const OTHERS_WRITE: u32 = 0o022;
+    let Ok(of) = fs::metadata(part) else { return false };
+    let is_ours = of.uid() == 0 || of.uid() == nix::unistd::geteuid().as_raw();
+    is_ours && (of.mode() & OTHERS_WRITE == 0 || of.mode() & STICKY != 0)
 }
 
 fn mount_bpffs(folder: &Path) -> Result<(), Trouble> {
@@ -354,7 +372,10 @@ mod tests {
     #[test]
     fn a_folder_elsewhere_is_refused_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let trouble = Pins::claim(&folder.path().join("pins"), Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1 }), 1).err().unwrap();
+        let trouble =
+            Pins::claim(&folder.path().join("pins"), Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1 }), 1)
+                .err()
+                .unwrap();
         assert_eq!(trouble.problem, "no_bpffs");
         assert!(trouble.remedy.contains("mount -t bpf"), "{trouble:?}");
         assert!(!folder.path().join("pins").exists());

@@ -86,6 +86,8 @@ pub struct Policy {
     pub pin: Option<PathBuf>,
     /// Whether what is pinned stays after a clean stop, for the next start.
     pub keep: bool,
+    /// A file that takes the sampled drops, and its greatest size in bytes; there may be two of that size.
+    pub pcap: Option<(PathBuf, u64)>,
     /// Whether the kernel keeps its verdicts when the control plane stops beating.
     pub hold: bool,
     /// Bits of an IPv6 address that make one source, 48–64.
@@ -123,6 +125,7 @@ impl Default for Policy {
             fallback: Fallback::default(),
             pin: None,
             keep: false,
+            pcap: None,
             hold: false,
             v6_prefix: gateway_common::source::V6_PREFIX,
             never_drop: Vec::new(),

@@ -14,6 +14,7 @@ use super::{
     control::Control,
     events::{Sample, is_of},
     ladder::Decision,
+    report::Identity,
     userspace::Prefix,
 };
 use crate::clock::unix_ns;
@@ -70,6 +71,12 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         },
         "decisions": control.history.iter().rev().take(SHOWN_MAX).map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().take(SHOWN_MAX).map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+        "pcap": control.capture.as_ref().map(|capture| json!({
+            "file": capture.path(),
+            "bytes": capture.bytes,
+            "packets": capture.packets,
+            "failure": capture.failure,
+        })),
         "map_failures": { "count": control.writer.failures, "last": control.writer.last_failure },
     })
 }
@@ -130,6 +137,15 @@ fn pressure(control: &Control, clock: &Clock) -> Value {
         },
         "lost_arrivals": control.standings.lost_arrivals.load(Ordering::Relaxed),
     })
+}
+
+/// What is known of every source at which one of these identities was seen.
+pub(super) fn why_identity(control: &Control, identities: &[Identity], now_ns: u64) -> Value {
+    let mut sources = control.ladder.sources_of(identities);
+    // Whoever stands under a verdict first.
+    sources.sort_by_key(|source| std::cmp::Reverse(control.writer.desired().get(source).map(|verdict| verdict.rung)));
+    let shown = sources.iter().take(SHOWN_OF_ONE_MAX).map(|source| why(control, source.ip(), now_ns));
+    json!({ "sources": sources.len(), "shown": shown.collect::<Vec<_>>() })
 }
 
 fn standing(control: &Control, source: Source, now_ns: u64, clock: &Clock) -> Value {

@@ -89,6 +89,8 @@ pub fn unparsed(worker: &Worker, client: Client, refusal: Refusal) {
     if let Some(edge) = &worker.edge {
         let offence = Offence {
             source: client.ip,
+            // The refusal ends the connection: there is none to cut.
+            peer: None,
             identity: Identity::None,
             kind: OffenceKind::BadRequest,
             plugin: reply.reason,

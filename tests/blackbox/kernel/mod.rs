@@ -12,6 +12,7 @@ mod frames;
 mod handshake;
 mod loaded;
 mod netns;
+mod operator;
 mod pins;
 mod pressure;
 mod privileges;

@@ -4,7 +4,8 @@
 use std::{fs, path::Path, time::Duration};
 
 use aya::maps::{Array, Map, MapData};
-use gateway_tests::{Gateway, deadline::holds_within, eventually};
+use gateway_common::map::PULSE_KILL;
+use gateway_tests::{Gateway, Setup, deadline::holds_within, eventually};
 use serde_json::Value;
 
 use super::stage::{Sender, Stage};
@@ -199,6 +200,21 @@ fn a_dead_proxy_passes_everything_after_a_while_unless_it_is_to_hold() {
     let before = stage.came_through(3);
     drop(gateway);
     assert!(!holds_within(STALE, || stage.came_through(3) > before), "held");
+    // The kill switch is one write to the map, and works with the proxy dead; the next one starts with it thrown.
+    let pulse = MapData::from_pin(stage.bpffs.pins().join("maps/PULSE")).expect("the pulse is pinned");
+    let mut pulse: Array<_, u64> = Map::from_map_data(pulse).and_then(Array::try_from).expect("an array of words");
+    pulse.set(PULSE_KILL, 1, 0).expect("the word exists");
+    assert!(holds_within(Duration::from_secs(1), || stage.came_through(3) > before), "everything passes by order");
+    let gateway = stage.start(&keep(&stage, "hold: true"));
+    eventually("the switch is noticed", || stage.edge(&gateway)["mode"]["kill_switch"] == true);
+    let before = stage.came_through(3);
+    eventually("and obeyed", || stage.came_through(3) > before);
+    let armed = stage.server.run(|| gateway.admin_post("/edge/arm", "application/json", ""));
+    armed.expect(200);
+    let before = stage.came_through(3);
+    sends(&sender, 100);
+    assert!(stage.came_through(3) <= before + 2, "back to work, but for what was on its way");
+    drop(gateway);
     let gateway = stage.start(&format!("pin: {}", stage.bpffs.pins().display()));
     stop(gateway);
     assert!(!stage.has_xdp() && !stage.bpffs.pins().exists(), "and cleaned up at last");
@@ -216,4 +232,32 @@ fn without_a_bpffs_it_runs_unpinned_and_says_how_to_mount_one() {
     assert!(edge["pins"]["why"]["remedy"].as_str().is_some_and(|remedy| remedy.contains("mount -t bpf")), "{edge:#}");
     stop(gateway);
     assert!(!stage.has_xdp());
+}
+
+#[test]
+fn a_folder_that_others_can_change_is_not_used() {
+    let Some(stage) = Stage::new("kernel::pins::a_folder_that_others_can_change_is_not_used") else { return };
+    // Anybody may make a folder in a bpffs, and whoever owns it could detach what is pinned there.
+    let folder = stage.bpffs.pins();
+    fs::create_dir(&folder).expect("root writes to the bpffs");
+    std::os::unix::fs::chown(&folder, Some(12_345), None).expect("root may");
+    let gateway = stage.start(&format!("pin: {}/edge", folder.display()));
+    let edge = stage.edge(&gateway);
+    assert_eq!(edge["mode"]["in_force"], "native", "{edge:#}");
+    assert_eq!(edge["pins"]["why"]["problem"], "not_pinned", "{edge:#}");
+    assert!(edge["pins"]["in_force"].is_null());
+}
+
+#[test]
+fn root_mounts_the_bpffs_that_is_missing() {
+    let Some(stage) = Stage::new("kernel::pins::root_mounts_the_bpffs_that_is_missing") else { return };
+    let text = stage.config("pin: true");
+    // In a mount namespace of its own, so that the machine's mounts stay as they are.
+    let bare = "umount /sys/fs/bpf 2>/dev/null; exec \"$0\" \"$@\"";
+    let through = ["unshare", "--mount", "--propagation", "private", "sh", "-c", bare];
+    let gateway = stage.server.run(|| Setup::new(&text).through(&through).start());
+    let edge = stage.edge(&gateway);
+    assert_eq!(edge["pins"]["in_force"], "/sys/fs/bpf/gateway/edge", "{edge:#}");
+    assert!(gateway.stderr().contains("mounted a bpffs"), "{}", gateway.stderr());
+    stop(gateway);
 }

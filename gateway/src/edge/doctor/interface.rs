@@ -134,9 +134,10 @@ fn bond_member(_: &Policy, _: &Host, interface: &Interface) -> Option<Finding> {
 fn generic_only(policy: &Policy, _: &Host, interface: &Interface) -> Option<Finding> {
     let link = link(interface).filter(|link| link.kind.as_deref() != Some("vlan"))?;
     interface.xdp_features.filter(|features| features & NETDEV_XDP_ACT_BASIC == 0)?;
-    let driver = interface.driver.as_deref().or(link.kind.as_deref()).unwrap_or("it");
+    let driver =
+        interface.driver.as_deref().or(link.kind.as_deref()).map(|name| format!(" ({name})")).unwrap_or_default();
     let (severity, instead) = instead(policy);
-    let detail = format!("the driver of {} ({driver}) has no native XDP: {instead}", interface.name);
+    let detail = format!("the driver of {}{driver} has no native XDP: {instead}", interface.name);
     finding(
         severity,
         "generic_only",
@@ -224,7 +225,7 @@ fn one_queue(_: &Policy, host: &Host, interface: &Interface) -> Option<Finding> 
 
 fn rp_filter_off(_: &Policy, host: &Host, interface: &Interface) -> Option<Finding> {
     // The stricter of the two holds.
-    if host.rp_filter?.max(interface.rp_filter?) > 0 {
+    if host.rp_filter?.max(interface.rp_filter?) > 0 || interface.name == "lo" {
         return None;
     }
     let detail = format!("{} takes packets with sources that have no route back", interface.name);

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::edge::{Admission, Identity, Mode, Offence, OffenceKind, Standing};
+use crate::edge::{Admission, Mode, Offence, OffenceKind, Standing};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_millis(300);
