@@ -7,9 +7,20 @@ use super::settings::network;
 use crate::document::{Fields, Node, Place, Value};
 use crate::edge::{LIST_ENTRIES_MAX, Policy};
 
+/// Entries of a list that are compared with those of another: the kernel's lists hold fewer.
+const COMPARED_MAX: usize = 8_192;
+
 /// Reports what is wrong with the policy that was read from `edge`; networks that are none are reported already.
 pub fn check(edge: &Fields<'_>, policy: &Policy) {
     let (deny, spared) = (nets(edge.node("deny")), nets(edge.node("never_drop")));
+    let never: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).copied().collect();
+    // What is far too long is not compared with itself as well.
+    if deny.len().max(never.len()) > COMPARED_MAX {
+        length(edge, "deny", &policy.deny);
+        length(edge, "never_drop", &never);
+        edge.report.error(edge.place(), format!("a list of the edge has more than {COMPARED_MAX} entries"));
+        return;
+    }
     for (place, net, text) in &deny {
         if net.prefix_len() == 0 {
             edge.report.error(*place, format!("`deny`: {text} denies everybody"));
@@ -33,7 +44,6 @@ pub fn check(edge: &Fields<'_>, policy: &Policy) {
     }
     repeated(edge, "deny", &deny);
     repeated(edge, "never_drop", &spared);
-    let never: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).copied().collect();
     length(edge, "deny", &policy.deny);
     length(edge, "never_drop", &never);
     interfaces(edge, policy);
@@ -44,18 +54,15 @@ pub fn check(edge: &Fields<'_>, policy: &Policy) {
 
 fn nets(list: Option<&Node>) -> Vec<(Place, IpNet, &str)> {
     let Some(Value::Seq(items)) = list.map(|node| &node.value) else { return Vec::new() };
-    let net = |item: &'_ Node| match &item.value {
-        Value::Str(text) => network(text).map(|net| (item.place, net)),
-        _ => None,
-    };
-    items
-        .iter()
-        .filter_map(|item| {
-            let (place, found) = net(item)?;
-            let Value::Str(text) = &item.value else { return None };
-            Some((place, found, text.as_str()))
-        })
-        .collect()
+    let mut nets = Vec::with_capacity(items.len());
+    for item in items {
+        if let Value::Str(text) = &item.value
+            && let Some(net) = network(text)
+        {
+            nets.push((item.place, net, text.as_str()));
+        }
+    }
+    nets
 }
 
 fn host_bits(edge: &Fields<'_>, list: &str, place: Place, net: IpNet, text: &str) {
@@ -75,8 +82,8 @@ fn contradiction(edge: &Fields<'_>, place: Place, denied: IpNet, spared: &[IpNet
 
 fn repeated(edge: &Fields<'_>, list: &str, nets: &[(Place, IpNet, &str)]) {
     // Long lists come from tools; who reads warnings about them?
-    const COMPARED_MAX: usize = 256;
-    for (at, (place, net, text)) in nets.iter().enumerate().take(COMPARED_MAX) {
+    const WARNED_MAX: usize = 256;
+    for (at, (place, net, text)) in nets.iter().enumerate().take(WARNED_MAX) {
         let earlier = nets[..at].iter().find(|(_, other, _)| other.contains(net));
         if let Some((_, other, _)) = earlier {
             edge.report.warn(*place, format!("`{list}`: {text} is in {other} already"));
