@@ -35,6 +35,8 @@ pub struct Options {
     pub allow_unsupported: bool,
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
+    /// Listen on addresses on which another gateway still listens.
+    pub beside: bool,
     /// Kong's variables.
     pub env: Environment,
 }
@@ -76,7 +78,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let snapshot = running.current();
     let http = snapshot.settings.listen.iter().map(|l| (l, false));
     let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
-    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers);
+    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers, options.beside);
     let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
     let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));

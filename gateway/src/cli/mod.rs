@@ -55,6 +55,9 @@ struct Run {
     /// Write the addresses as JSON to this file when everything listens.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+    /// Listen on addresses on which another gateway still listens: start the new one so, then stop the old one.
+    #[arg(long)]
+    beside: bool,
     /// Kong's variable; only `off` is possible: there is no database.
     #[arg(long, env = "KONG_DATABASE", default_value = "off", hide = true)]
     database: String,
@@ -89,6 +92,7 @@ fn run_gateway(run: Run) -> anyhow::Result<ExitCode> {
         config: run.config,
         allow_unsupported: run.allow_unsupported,
         ready_file: run.ready_file,
+        beside: run.beside,
         env: Environment::read(),
     })
 }

@@ -100,7 +100,8 @@ fn a_crash_lets_no_packet_through() {
 #[test]
 fn an_upgrade_beside_the_old_process_lets_no_packet_through() {
     without_a_gap("kernel::pins::an_upgrade_beside_the_old_process_lets_no_packet_through", |stage, first| {
-        let second = stage.start(&keep(stage, ""));
+        let text = stage.config(&keep(stage, ""));
+        let second = stage.server.run(|| Setup::new(&text).argument("--beside").start());
         eventually("the first one gives way", || stage.in_force(&first) == "userspace");
         let edge = stage.edge(&first);
         assert_eq!(edge["mode"]["why"][0]["problem"], "superseded", "{edge:#}");
