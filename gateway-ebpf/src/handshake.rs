@@ -336,11 +336,14 @@ fn fold(sum: u64) -> [u8; 2] {
 #[inline(always)]
 fn send<const IP: usize>(ctx: *mut xdp_md, at: Far, ip: &[u32; IP], tcp: &Syn, frame_bytes: u32) -> Option<()> {
     let start = frame::start(ctx);
-    let m = start.read::<u16, 6>()?;
+    // Few words: without CAP_PERFMON none may lie where a pointer lay.
+    let [a, b, c] = start.read::<u32, 3>()?;
+    // The target is little-endian: two addresses of six bytes, turned round.
+    let addresses = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
     let transport = at.skip(size_of::<[u32; IP]>());
     if !frame::resize(ctx, transport.skip(size_of::<Syn>()).offset(), frame_bytes) {
         return None;
     }
     // The whole range exists now: none of these fails after another has written.
-    (start.write(&[m[3], m[4], m[5], m[0], m[1], m[2]]) && at.write(ip) && transport.write(tcp)).then_some(())
+    (start.write(&addresses) && at.write(ip) && transport.write(tcp)).then_some(())
 }
