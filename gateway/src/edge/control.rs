@@ -24,13 +24,14 @@ use super::{
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     pcap::Capture,
     policy::{Mode, Policy},
-    pressure::{self, Pressure, Turn},
+    pressure::Pressure,
     reconcile::{Wanted, Writer},
     report::{Desk, GoodTold, Identity, OffenceTold},
     userspace::{Prefix, Standings},
 };
 use crate::clock::{monotonic_ns, unix_ns};
 
+mod pressed;
 mod succession;
 
 /// Decisions remembered.
@@ -380,41 +381,6 @@ impl Control {
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
         self.feel_pressure(now_ns);
-    }
-
-    /// The kernel measures SYNs by itself; what it cannot see is added, and its state is made known.
-    fn feel_pressure(&mut self, now_ns: u64) {
-        let Some(gate) = self.policy.gate.clone().filter(|_| self.kernel.is_some()) else { return };
-        let hold_ns = u64::try_from(gate.hold.as_nanos()).unwrap_or(u64::MAX / 4);
-        if let Some(overflows) = pressure::overflows()
-            && self.pressure.count_overflows(overflows, now_ns, hold_ns)
-        {
-            self.writer.press(self.pressure.held_until_ns);
-        }
-        let kernel_until_ns = self.writer.pressure_until_ns();
-        match self.pressure.turn(kernel_until_ns, now_ns) {
-            Turn::Entered => {
-                tracing::warn!(mode = self.policy.mode.name(), "edge under pressure: strangers share one budget");
-                if gate.arm_cookies && self.policy.mode == Mode::Enforce {
-                    self.pressure.arm();
-                }
-            }
-            Turn::Left => {
-                self.pressure.disarm();
-                tracing::info!("edge: the pressure is over");
-            }
-            Turn::None => {}
-        }
-    }
-
-    /// A worker accepted a connection, where no program of the kernel tells of it.
-    pub fn hear_arrival(&mut self, source: Source, now_ns: u64) {
-        self.writer.verify(source, now_ns);
-    }
-
-    /// Whether the kernel itself tells who completed a handshake.
-    pub fn hears_sockets(&self) -> bool {
-        self.sockets.is_some()
     }
 
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
