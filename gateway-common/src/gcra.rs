@@ -53,6 +53,14 @@ impl Ceiling {
         self.token_q16.wrapping_mul(units).wrapping_add((1 << FRACTION_BITS) - 1) >> FRACTION_BITS
     }
 
+    /// The same, at 2^`raise` times the rate; never free.
+    #[inline(always)]
+    #[must_use]
+    pub const fn raised_cost_ns(self, units: u64, raise: u32) -> u64 {
+        let cost_ns = self.cost_ns(units) >> (raise & 31);
+        if cost_ns == 0 { 1 } else { cost_ns }
+    }
+
     /// The burst in nanoseconds.
     #[inline(always)]
     #[must_use]

@@ -4,20 +4,32 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::{
-    gcra::{Ceiling, decide},
+    charge::{Charged, charge},
+    gate,
+    gcra::Ceiling,
     map::{
-        ABI, Cell, HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, PULSE_HEARTBEAT, PULSE_KILL, RunMode, Settings, Verdict,
-        rung,
+        ABI, Ceilings, Cell, Cut, Flow, HAS_DENY, HAS_FLOWS, HAS_GATE, HAS_NEIGHBOURHOODS, HAS_NEVER_DROP,
+        HAS_STANDINGS, HAS_VERDICTS, NEIGHBOURHOOD_CELLS, PULSE_HEARTBEAT, PULSE_KILL, Pressure, RunMode, Settings,
+        Standing, Verdict, rung,
     },
-    packet::{Packet, Unparsed},
+    packet::{Packet, TCP, Unparsed},
     reason::{Outcome, Reason},
     source::{Address, Source},
 };
 
-/// Attempts at one cell before a packet passes unbilled.
-const ATTEMPTS_MAX: usize = 3;
 /// One new connection in this many passes the gate (a power of two).
 const PROBE_ONE_IN: u32 = 64;
+
+/// What a packet of a stranger can show for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proof {
+    /// The host knows its connection.
+    Connection,
+    /// It acknowledges a SYN cookie of this host.
+    Cookie,
+    /// Nothing.
+    None,
+}
 
 /// Where the executor's tables lie.
 pub trait Tables {
@@ -33,8 +45,22 @@ pub trait Tables {
     fn is_denied(&self, address: Address) -> bool;
     /// The verdict on a source, expired or not.
     fn verdict(&self, source: Source) -> Option<&Verdict>;
+    /// The order to cut a connection, expired or not.
+    fn cut(&self, flow: &Flow) -> Option<&Cut>;
+    /// The standing of a source, expired or not.
+    fn standing(&self, source: Source) -> Option<&Standing>;
     /// The cell with this index.
     fn cell(&self, index: u32) -> Option<&Cell>;
+    /// The neighbourhoods' cell with this index.
+    fn neighbourhood(&self, index: u32) -> Option<&Cell>;
+    /// The gate's state.
+    fn pressure(&self) -> Option<&Pressure>;
+    /// Whether the source has completed a handshake lately.
+    fn is_verified(&self, source: Source) -> bool;
+    /// What the packet in hand can show for itself.
+    fn proof(&self, packet: &Packet) -> Proof;
+    /// Counts a SYN; how many this CPU has counted.
+    fn count_syn(&self) -> u64;
     /// Nanoseconds of the monotonic clock.
     fn now_ns(&self) -> u64;
     /// Any 32 bits that the sender cannot foresee.
@@ -108,84 +134,143 @@ pub fn judge(tables: &impl Tables, parsed: Result<Packet, Unparsed>, frame_bytes
     if settings.lists & HAS_NEVER_DROP != 0 && tables.is_never_drop(packet.address) {
         return Judgement::pass(Reason::NeverDrop);
     }
-    let (reason, decision) = weigh(tables, settings, packet, frame_bytes, now);
+    let (reason, decision) = Weighing { tables, settings, packet: &packet, frame_bytes, now }.weigh();
     let shadow = settings.mode == RunMode::Shadow as u32 && reason.drops();
     Judgement { outcome: Outcome { reason, shadow }, decision, now_ns: now }
 }
 
-/// Verdict, deny list, ceilings.
-#[inline(always)]
-fn weigh<T: Tables>(tables: &T, settings: &Settings, packet: Packet, frame_bytes: u64, now: u64) -> (Reason, u64) {
-    let source = packet.address.source(settings.v6_mask);
-    let verdict = if settings.lists & HAS_VERDICTS != 0 { tables.verdict(source) } else { None };
-    let verdict = verdict.filter(|verdict| verdict.expiry_ns > now);
-    let mut passes_as = Reason::Clean;
-    let mut packets = settings.packets;
-    let mut decision = 0;
-    if let Some(verdict) = verdict {
-        decision = verdict.decision;
-        if verdict.rung >= rung::DROPPED {
-            return (Reason::Drop, decision);
+/// A packet that nothing spares.
+struct Weighing<'a, T> {
+    tables: &'a T,
+    settings: &'a Settings,
+    packet: &'a Packet,
+    frame_bytes: u64,
+    now: u64,
+}
+
+impl<T: Tables> Weighing<'_, T> {
+    /// Cut connections, verdict, deny list, gate, ceilings of the source, ceilings of its neighbourhood.
+    #[inline(always)]
+    fn weigh(&self) -> (Reason, u64) {
+        let (settings, packet) = (self.settings, self.packet);
+        if settings.lists & HAS_FLOWS != 0
+            && let Some(decision) = self.cut()
+        {
+            return (Reason::Flow, decision);
         }
-        passes_as = Reason::GateEstablished;
-        if packet.opens {
-            if tables.random() & (PROBE_ONE_IN - 1) != 0 {
-                return (Reason::Gate, decision);
+        let source = packet.address.source(settings.v6_mask);
+        let mut ceilings =
+            Ceilings { packets: settings.packets, bytes: settings.bytes, connections: settings.connections };
+        let (mut passes_as, mut decision) = (Reason::Clean, 0);
+        if settings.lists & HAS_VERDICTS != 0
+            && let Some(verdict) = self.tables.verdict(source).filter(|verdict| verdict.expiry_ns > self.now)
+        {
+            decision = verdict.decision;
+            passes_as = self.under(verdict);
+            if passes_as.drops() {
+                return (passes_as, decision);
             }
-            passes_as = Reason::GateProbe;
+            if !verdict.packets.is_unlimited() {
+                ceilings.packets = verdict.packets;
+            }
         }
-        if !verdict.packets.is_unlimited() {
-            packets = verdict.packets;
+        if settings.lists & HAS_DENY != 0 && self.tables.is_denied(packet.address) {
+            return (Reason::Deny, 0);
         }
+        let mut is_verified = false;
+        if settings.lists & HAS_GATE != 0 && gate::is_closed(self.tables, self.now) {
+            is_verified = self.tables.is_verified(source);
+            if !is_verified {
+                return (gate::stranger(self.tables, settings, packet, self.now), decision);
+            }
+        }
+        let exceeded = self.bill(source, &ceilings);
+        let exceeded = exceeded.or_else(|| if is_verified { None } else { self.neighbourhood(source) });
+        if exceeded.is_none() && packet.opens && settings.lists & HAS_GATE != 0 && !is_verified {
+            gate::meter(self.tables, &settings.gate.enter, settings.gate.hold_ns, self.now);
+        }
+        (exceeded.unwrap_or(passes_as), decision)
     }
-    if settings.lists & HAS_DENY != 0 && tables.is_denied(packet.address) {
-        return (Reason::Deny, 0);
-    }
-    let index = source.hash(settings.seed) & settings.cells_mask;
-    let Some(cell) = tables.cell(index) else {
-        return (passes_as, decision);
-    };
-    let ceilings = Ceilings { packets, bytes: settings.bytes, connections: settings.connections };
-    let bill = bill::<T>(cell, ceilings, packet.opens, frame_bytes, now);
-    (bill.unwrap_or(passes_as), decision)
-}
 
-struct Ceilings {
-    packets: Ceiling,
-    bytes: Ceiling,
-    connections: Ceiling,
-}
+    #[inline(always)]
+    fn cut(&self) -> Option<u64> {
+        if self.packet.protocol != TCP {
+            return None;
+        }
+        let flow = Flow::new(self.packet.address, self.packet.sender_port, self.packet.port);
+        self.tables.cut(&flow).filter(|cut| cut.expiry_ns > self.now).map(|cut| cut.decision)
+    }
 
-/// Charges the cell; some reason means that a ceiling was met, or that the cell was too busy.
-#[inline(always)]
-fn bill<T: Tables>(cell: &Cell, ceilings: Ceilings, opens: bool, frame_bytes: u64, now: u64) -> Option<Reason> {
-    if let Some(reason) = charge::<T>(&cell.packets, ceilings.packets, 1, now, Reason::Packets) {
-        return Some(reason);
+    /// How a packet leaves that nothing but this verdict is held against.
+    #[inline(always)]
+    fn under(&self, verdict: &Verdict) -> Reason {
+        if verdict.rung >= rung::DROPPED {
+            return Reason::Drop;
+        }
+        if !self.packet.opens {
+            return Reason::GateEstablished;
+        }
+        if self.tables.random() & (PROBE_ONE_IN - 1) != 0 { Reason::Gate } else { Reason::GateProbe }
     }
-    if let Some(reason) = charge::<T>(&cell.bytes, ceilings.bytes, frame_bytes, now, Reason::Bytes) {
-        return Some(reason);
-    }
-    if !opens {
-        return None;
-    }
-    charge::<T>(&cell.connections, ceilings.connections, 1, now, Reason::Connections)
-}
 
-#[inline(always)]
-fn charge<T: Tables>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64, exceeded: Reason) -> Option<Reason> {
-    if ceiling.is_unlimited() {
-        return None;
+    /// Charges the source's cell; some reason means that a ceiling was met, or that the cell was too busy.
+    #[inline(always)]
+    fn bill(&self, source: Source, ceilings: &Ceilings) -> Option<Reason> {
+        let cell = self.tables.cell(source.hash(self.settings.seed) & self.settings.cells_mask)?;
+        if let Some(reason) = self.charge(source, &cell.packets, ceilings.packets, 1, Reason::Packets) {
+            return Some(reason);
+        }
+        if let Some(reason) = self.charge(source, &cell.bytes, ceilings.bytes, self.frame_bytes, Reason::Bytes) {
+            return Some(reason);
+        }
+        if !self.packet.opens {
+            return None;
+        }
+        self.charge(source, &cell.connections, ceilings.connections, 1, Reason::Connections)
     }
-    let cost_ns = ceiling.cost_ns(units);
-    let mut seen = T::load(tat);
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(next) = decide(seen, now, cost_ns, ceiling.depth_ns()) else {
+
+    /// A source in good standing is looked up only once it meets the general ceiling.
+    #[inline(always)]
+    fn charge(
+        &self,
+        source: Source,
+        tat: &AtomicU64,
+        ceiling: Ceiling,
+        units: u64,
+        exceeded: Reason,
+    ) -> Option<Reason> {
+        match charge::<T>(tat, ceiling, units, self.now, 0) {
+            Charged::Admitted => return None,
+            Charged::Contended => return Some(Reason::Contention),
+            Charged::Exceeded => {}
+        }
+        if self.settings.lists & HAS_STANDINGS == 0 {
             return Some(exceeded);
-        };
-        match T::compare_exchange(tat, seen, next) {
-            Ok(()) => return None,
-            Err(other) => seen = other,
+        }
+        let standing = self.tables.standing(source).filter(|standing| standing.expiry_ns > self.now);
+        match standing.map(|standing| charge::<T>(tat, ceiling, units, self.now, standing.raise)) {
+            Some(Charged::Admitted) => None,
+            _ => Some(exceeded),
         }
     }
-    Some(Reason::Contention)
+
+    /// Charges the neighbourhood's cell: what is above its ceilings is shed, whoever sent it, so that the excess is
+    /// shaped and nobody is cut off.
+    #[inline(always)]
+    fn neighbourhood(&self, source: Source) -> Option<Reason> {
+        if self.settings.lists & HAS_NEIGHBOURHOODS == 0 {
+            return None;
+        }
+        let index = source.neighbourhood().hash(self.settings.seed) & (NEIGHBOURHOOD_CELLS - 1);
+        let cell = self.tables.neighbourhood(index)?;
+        let ceilings = &self.settings.neighbourhood;
+        let is_met = |tat, ceiling, units| charge::<T>(tat, ceiling, units, self.now, 0) == Charged::Exceeded;
+        if is_met(&cell.packets, ceilings.packets, 1)
+            || is_met(&cell.bytes, ceilings.bytes, self.frame_bytes)
+            || self.packet.opens && is_met(&cell.connections, ceilings.connections, 1)
+        {
+            return Some(Reason::Prefix);
+        }
+        None
+    }
 }

@@ -5,6 +5,8 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod charge;
+pub mod gate;
 pub mod gcra;
 pub mod judge;
 pub mod map;

@@ -6,12 +6,16 @@ use core::sync::atomic::AtomicU64;
 use crate::{gcra::Ceiling, source::Source};
 
 /// The number of this layout.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Names of the maps and of the program in the object.
 pub mod name {
     /// The XDP program.
     pub const PROGRAM: &str = "gateway";
+    /// The same judgement as a classifier at TC ingress.
+    pub const CLASSIFIER: &str = "gateway_tc";
+    /// The program that a cgroup runs when one of its sockets completes a handshake.
+    pub const SOCKETS: &str = "gateway_sockets";
     /// Array of one [`super::Settings`]. Writer: user space.
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of words, see [`super::PULSE_HEARTBEAT`]. Writer: user space, each word on its own.
@@ -24,8 +28,21 @@ pub mod name {
     pub const DENY: &str = "DENY_CIDR";
     /// Preallocated hash of [`super::Source`] → [`super::Verdict`]. Writer: user space.
     pub const VERDICTS: &str = "VERDICTS";
+    /// Preallocated hash of [`super::Flow`] → [`super::Cut`]. Writer: user space.
+    pub const FLOWS: &str = "FLOWS";
+    /// Preallocated hash of [`super::Source`] → [`super::Standing`]. Writer: user space.
+    pub const STANDINGS: &str = "STANDINGS";
+    /// LRU hash of [`super::Source`] → [`super::Verified`]. Only sources that completed a handshake are inserted.
+    /// Writer: the program [`SOCKETS`] or, where it cannot be attached, user space.
+    pub const VERIFIED: &str = "VERIFIED";
     /// Array of [`super::Cell`]. Writer: the kernel.
     pub const CELLS: &str = "CELLS";
+    /// Array of [`super::Cell`], those of the neighbourhoods. Writer: the kernel.
+    pub const NEIGHBOURHOODS: &str = "NEIGHBOURHOODS";
+    /// Array of one [`super::Pressure`]. Writer: the kernel.
+    pub const PRESSURE: &str = "PRESSURE";
+    /// Per-CPU array of one word, the SYNs that this CPU let through. Writer: the kernel.
+    pub const SYNS: &str = "SYNS";
     /// Per-CPU array of [`super::Counter`] by `Outcome::counter`. Writer: the kernel.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Event`]. Writer: the kernel.
@@ -43,6 +60,16 @@ pub const LISTENERS_WORDS: u32 = 2 * 65_536 / 64;
 pub const CELLS_DEFAULT: u32 = 65_536;
 /// Verdicts unless configured otherwise.
 pub const VERDICTS_DEFAULT: u32 = 65_536;
+/// Connections cut at once.
+pub const FLOWS_MAX: u32 = 16_384;
+/// Sources whose ceilings are raised at once.
+pub const STANDINGS_MAX: u32 = 65_536;
+/// Sources remembered to have completed a handshake, unless configured otherwise.
+pub const VERIFIED_DEFAULT: u32 = 65_536;
+/// Cells of neighbourhoods (a power of two).
+pub const NEIGHBOURHOOD_CELLS: u32 = 16_384;
+/// SYNs that a CPU counts by itself before it tells the shared meter (a power of two).
+pub const SYNS_TOLD_AT_ONCE: u64 = 32;
 /// Bytes of the ring buffer of events.
 pub const EVENTS_BYTES: u32 = 65_536;
 
@@ -50,8 +77,10 @@ pub const EVENTS_BYTES: u32 = 65_536;
 pub const PULSE_HEARTBEAT: u32 = 0;
 /// Index in the pulse: not zero means that everything passes.
 pub const PULSE_KILL: u32 = 1;
+/// Index in the pulse: nanoseconds of the monotonic clock until which user space holds the gate closed to strangers.
+pub const PULSE_PRESSURE: u32 = 2;
 /// Words of the pulse.
-pub const PULSE_WORDS: u32 = 2;
+pub const PULSE_WORDS: u32 = 3;
 
 /// Whether the program acts, as [`Settings::mode`].
 #[repr(u32)]
@@ -71,6 +100,14 @@ pub const HAS_NEVER_DROP: u32 = 1;
 pub const HAS_DENY: u32 = 2;
 /// In [`Settings::lists`]: there are (or may soon be) verdicts.
 pub const HAS_VERDICTS: u32 = 4;
+/// In [`Settings::lists`]: there are (or may soon be) connections to cut.
+pub const HAS_FLOWS: u32 = 8;
+/// In [`Settings::lists`]: under pressure strangers are told from verified sources.
+pub const HAS_GATE: u32 = 16;
+/// In [`Settings::lists`]: neighbourhoods have ceilings.
+pub const HAS_NEIGHBOURHOODS: u32 = 32;
+/// In [`Settings::lists`]: there are (or may soon be) sources with raised ceilings.
+pub const HAS_STANDINGS: u32 = 64;
 
 /// What the program works by.
 #[repr(C)]
@@ -96,6 +133,55 @@ pub struct Settings {
     pub bytes: Ceiling,
     /// New connections of a source.
     pub connections: Ceiling,
+    /// What all sources of a neighbourhood share.
+    pub neighbourhood: Ceilings,
+    /// When strangers are shut out, and how much of them is let in then.
+    pub gate: Gate,
+}
+
+/// Three ceilings.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ceilings {
+    /// Packets.
+    pub packets: Ceiling,
+    /// Bytes.
+    pub bytes: Ceiling,
+    /// New connections.
+    pub connections: Ceiling,
+}
+
+impl Ceilings {
+    /// None.
+    pub const UNLIMITED: Self =
+        Self { packets: Ceiling::UNLIMITED, bytes: Ceiling::UNLIMITED, connections: Ceiling::UNLIMITED };
+}
+
+/// The gate under pressure. The rate that ends the pressure lies below the one that begins it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gate {
+    /// SYNs let through that begin the pressure.
+    pub enter: Ceiling,
+    /// SYNs of strangers that keep it up.
+    pub stay: Ceiling,
+    /// Nanoseconds that it lasts after the last excess.
+    pub hold_ns: u64,
+    /// SYNs of all strangers together that are let through while it lasts.
+    pub syns: Ceiling,
+    /// Other packets of strangers that belong to no connection, let through while it lasts.
+    pub packets: Ceiling,
+}
+
+impl Gate {
+    /// Never closed.
+    pub const OPEN: Self = Self {
+        enter: Ceiling::UNLIMITED,
+        stay: Ceiling::UNLIMITED,
+        hold_ns: 0,
+        syns: Ceiling::UNLIMITED,
+        packets: Ceiling::UNLIMITED,
+    };
 }
 
 /// Where a protected port's bit lies: the word's index and the bit in it. Only TCP and UDP have ports.
@@ -114,6 +200,8 @@ pub mod rung {
     pub const LIMITED: u32 = 1;
     /// One request at a time.
     pub const DEGRADED: u32 = 2;
+    /// Its connections are cut one by one.
+    pub const CUT: u32 = 3;
     /// No new connections but probes.
     pub const GATED: u32 = 4;
     /// Nothing.
@@ -134,6 +222,70 @@ pub struct Verdict {
     pub spare: u32,
     /// The source's own ceiling of packets while the verdict lasts, in place of the general one.
     pub packets: Ceiling,
+}
+
+/// A TCP connection, as the client's end and the gateway's port name it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Flow {
+    /// The client's full address.
+    pub address: crate::source::Address,
+    /// The client's port.
+    pub client_port: u16,
+    /// The gateway's port.
+    pub port: u16,
+    /// Zero.
+    pub spare: u32,
+}
+
+/// A connection that is cut. The kernel checks the expiry itself.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Nanoseconds of the monotonic clock.
+    pub expiry_ns: u64,
+    /// The decision's record.
+    pub decision: u64,
+}
+
+/// A source whose ceilings are raised: who is known may do more.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Nanoseconds of the monotonic clock.
+    pub expiry_ns: u64,
+    /// Every ceiling is 2^`raise` times the general one.
+    pub raise: u32,
+    /// Zero.
+    pub spare: u32,
+}
+
+/// A source that completed a handshake.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verified {
+    /// Nanoseconds of the monotonic clock, when the latest one was completed.
+    pub at_ns: u64,
+}
+
+/// The state of the gate. What is read for every packet has a cache line of its own.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Pressure {
+    /// Nanoseconds of the monotonic clock; strangers are shut out until then.
+    pub until_ns: AtomicU64,
+    /// Not used.
+    pub spare: [u64; 7],
+    /// The meter of SYNs.
+    pub meter: AtomicU64,
+    /// Not used.
+    pub spare_meter: [u64; 7],
+    /// The strangers' budget of SYNs.
+    pub syns: AtomicU64,
+    /// Their budget of other packets.
+    pub packets: AtomicU64,
+    /// Not used.
+    pub spare_budgets: [u64; 6],
 }
 
 /// A source's (or several colliding sources') ceilings: three theoretical arrival times.
@@ -192,7 +344,14 @@ pub struct Event {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 96);
+    assert!(size_of::<Settings>() == 96 + 48 + 72);
+    assert!(size_of::<Ceilings>() == 48);
+    assert!(size_of::<Gate>() == 72);
+    assert!(size_of::<Flow>() == 24);
+    assert!(size_of::<Cut>() == 16);
+    assert!(size_of::<Standing>() == 16);
+    assert!(size_of::<Verified>() == 8);
+    assert!(size_of::<Pressure>() == 192);
     assert!(size_of::<Source>() == 16);
     assert!(size_of::<Verdict>() == 40);
     assert!(size_of::<Cell>() == 32);
@@ -203,7 +362,7 @@ const _: () = {
 #[cfg(feature = "user")]
 #[allow(unsafe_code)]
 mod pod {
-    use super::{Counter, Settings, Source, Verdict};
+    use super::{Counter, Cut, Flow, Settings, Source, Standing, Verdict, Verified};
 
     // SAFETY: `repr(C)`, plain integers throughout, no padding (the sizes asserted above are the sums of the fields),
     // every bit pattern is a value.
@@ -214,6 +373,14 @@ mod pod {
     unsafe impl aya::Pod for Verdict {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Cut {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Standing {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Verified {}
 }
 
 impl Settings {
@@ -229,5 +396,16 @@ impl Settings {
         packets: Ceiling::UNLIMITED,
         bytes: Ceiling::UNLIMITED,
         connections: Ceiling::UNLIMITED,
+        neighbourhood: Ceilings::UNLIMITED,
+        gate: Gate::OPEN,
     };
+}
+
+impl Flow {
+    /// Of the client's end and the gateway's port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(address: crate::source::Address, client_port: u16, port: u16) -> Self {
+        Self { address, client_port, port, spare: 0 }
+    }
 }

@@ -76,6 +76,8 @@ pub struct Packet {
     pub protocol: u8,
     /// The destination port.
     pub port: u16,
+    /// The source port.
+    pub sender_port: u16,
     /// Whether it asks for a new TCP connection (SYN without ACK).
     pub opens: bool,
 }
@@ -211,18 +213,24 @@ fn transport(at: impl Cursor, protocol: u8, address: Address) -> Result<Packet, 
     match protocol {
         TCP => {
             let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
-            let port = u16::from_be_bytes([header[2], header[3]]);
+            let (sender_port, port) = ports([header[0], header[1], header[2], header[3]]);
             // RFC 9293 §3.1: ACK is 0x10, SYN is 0x02.
-            Ok(Packet { address, protocol, port, opens: header[13] & 0x12 == 0x02 })
+            Ok(Packet { address, protocol, port, sender_port, opens: header[13] & 0x12 == 0x02 })
         }
         UDP => {
             let header = at.bytes::<8>().ok_or(Unparsed::Malformed)?;
-            let port = u16::from_be_bytes([header[2], header[3]]);
-            Ok(Packet { address, protocol, port, opens: false })
+            let (sender_port, port) = ports([header[0], header[1], header[2], header[3]]);
+            Ok(Packet { address, protocol, port, sender_port, opens: false })
         }
         ICMP | ICMPV6 => Err(Unparsed::Icmp),
         _ => Err(Unparsed::OtherProtocol),
     }
+}
+
+/// Source and destination, as TCP and UDP begin.
+#[inline(always)]
+const fn ports(p: [u8; 4]) -> (u16, u16) {
+    (u16::from_be_bytes([p[0], p[1]]), u16::from_be_bytes([p[2], p[3]]))
 }
 
 #[cfg(test)]

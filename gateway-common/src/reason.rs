@@ -69,6 +69,12 @@ reasons! {
     GateEstablished = "gate_established", false;
     /// A cell was too busy to be charged.
     Contention = "contention", false;
+    /// Under pressure: a stranger within the strangers' budget.
+    Stranger = "stranger", false;
+    /// Under pressure: a stranger's packet of a connection that the host knows.
+    StrangerConnection = "stranger_connection", false;
+    /// Under pressure: a stranger's acknowledgement of a SYN cookie.
+    Cookie = "cookie", false;
     /// A new connection from a gated source.
     Gate = "gate", true;
     /// Any packet from a source that is dropped altogether.
@@ -81,6 +87,16 @@ reasons! {
     Bytes = "bytes", true;
     /// Above the source's ceiling of new connections.
     Connections = "connections", true;
+    /// Any packet of a connection that was cut.
+    Flow = "flow", true;
+    /// Above the ceiling that the source's neighbourhood shares.
+    Prefix = "prefix", true;
+    /// Under pressure: a stranger's SYN, answered with a SYN cookie in the host's place.
+    Challenged = "challenged", true;
+    /// Under pressure: a stranger's SYN above the budget, with no cookie to answer it.
+    Strangers = "strangers", true;
+    /// Under pressure: a stranger's packet that belongs to no connection, above the budget.
+    StrangerPackets = "stranger_packets", true;
 }
 
 /// Counters in the map: each reason, then each reason's shadow twin.

@@ -78,6 +78,11 @@ impl From<IpAddr> for Address {
     }
 }
 
+/// The upper half of an IPv6 address that a neighbourhood shares, in memory order.
+const V6_NEIGHBOURHOOD: u64 = v6_mask(V6_PREFIX_MIN);
+/// The lower half of a v4-mapped address without its last octet, in memory order.
+const V4_NEIGHBOURHOOD: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]);
+
 /// What is judged: an IPv4 address, or an IPv6 prefix. The key of verdicts (16 octets) and, hashed, of cells.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -102,6 +107,17 @@ impl Source {
             IpAddr::V4(Ipv4Addr::new(o[12], o[13], o[14], o[15]))
         } else {
             IpAddr::V6(Ipv6Addr::from(o))
+        }
+    }
+
+    /// The neighbourhood of the source: an IPv4 /24, an IPv6 /48.
+    #[inline(always)]
+    #[must_use]
+    pub const fn neighbourhood(self) -> Self {
+        if (Address { halves: self.halves }).is_v4() {
+            Self { halves: [0, self.halves[1] & V4_NEIGHBOURHOOD] }
+        } else {
+            Self { halves: [self.halves[0] & V6_NEIGHBOURHOOD, 0] }
         }
     }
 
@@ -161,6 +177,15 @@ mod tests {
         assert_eq!(source("2001:db8:1:2::1", 56), source("2001:db8:1:ff::1", 56));
         assert_ne!(source("2001:db8:1:102::1", 56), source("2001:db8:1:2::1", 56));
         assert_eq!(source("2001:db8:1:2::1", 64).ip(), "2001:db8:1:2::".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn a_neighbourhood_is_wider_than_a_source() {
+        assert_eq!(source("192.0.2.7", 64).neighbourhood(), source("192.0.2.200", 64).neighbourhood());
+        assert_ne!(source("192.0.2.7", 64).neighbourhood(), source("192.0.3.7", 64).neighbourhood());
+        let v6 = |text| source(text, 64).neighbourhood();
+        assert_eq!(v6("2001:db8:1:2::1"), v6("2001:db8:1:ffff::9"));
+        assert_ne!(v6("2001:db8:1:2::1"), v6("2001:db8:2:2::1"));
     }
 
     #[test]

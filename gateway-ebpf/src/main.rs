@@ -1,29 +1,51 @@
-//! The XDP program. This file alone turns a reason into XDP_PASS or XDP_DROP; the order of the judgement is
-//! `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in `tally`.
+//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX (`classify` does so for TC); the
+//! order of the judgement is `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in
+//! `tally`.
 #![no_std]
 #![no_main]
 // Core's atomics lack compare-exchange for this target, though its instruction set has it.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod classify;
 mod frame;
+mod handshake;
+mod sockets;
 mod tables;
 mod tally;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use gateway_common::{judge::judge, packet::parse};
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{sock_ops, xdp},
+    programs::{SockOpsContext, XdpContext},
+};
+use gateway_common::{Reason, judge::judge, packet::parse, reason::Outcome};
 
 /// The entry point. `frags`: frames larger than a page (jumbo, GRO) may come in parts.
 #[xdp(frags)]
 pub fn gateway(ctx: XdpContext) -> u32 {
     let parsed = parse(frame::Near::new(&ctx));
     let frame_bytes = frame::bytes(&ctx);
-    let judgement = judge(&tables::Maps, parsed, frame_bytes);
+    let judgement = judge(&tables::Maps(handshake::Host(&ctx)), parsed, frame_bytes);
+    if judgement.outcome.drops()
+        && judgement.outcome.reason == Reason::Strangers
+        && handshake::challenge(&ctx, frame_bytes)
+    {
+        tally::count(Outcome { reason: Reason::Challenged, shadow: false }, frame_bytes);
+        return xdp_action::XDP_TX;
+    }
     tally::count(judgement.outcome, frame_bytes);
     if judgement.outcome.reason.drops() {
-        tally::sample(&ctx, &judgement, parsed, frame_bytes);
+        tally::sample(&judgement, parsed, frame_bytes, |to, count| frame::head(&ctx, to, count));
     }
     if judgement.outcome.drops() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
+/// Told of every socket of the gateway's cgroup; it must let all of them be.
+#[sock_ops]
+pub fn gateway_sockets(ctx: SockOpsContext) -> u32 {
+    sockets::note(&ctx);
+    1
 }
 
 #[panic_handler]

@@ -8,20 +8,22 @@ use core::{
 use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use gateway_common::{
-    judge::Tables,
+    judge::{Proof, Tables},
     map::{
-        CELLS_DEFAULT, Cell, Counter, EVENTS_BYTES, LIST_ENTRIES_MAX, LISTENERS_WORDS, PULSE_WORDS, Settings,
-        VERDICTS_DEFAULT, Verdict, listener_bit,
+        CELLS_DEFAULT, Cell, Counter, Cut, EVENTS_BYTES, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS,
+        NEIGHBOURHOOD_CELLS, PULSE_WORDS, Pressure, STANDINGS_MAX, Settings, Standing, VERDICTS_DEFAULT,
+        VERIFIED_DEFAULT, Verdict, Verified, listener_bit,
     },
+    packet::Packet,
     reason,
     source::{Address, Source},
 };
 
 #[map]
-static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 static PULSE: Array<u64> = Array::with_max_entries(PULSE_WORDS, 0);
 #[map]
@@ -33,6 +35,18 @@ static DENY_CIDR: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(LIST_ENTRIE
 #[map]
 static VERDICTS: HashMap<Source, Verdict> = HashMap::with_max_entries(VERDICTS_DEFAULT, 0);
 #[map]
+static FLOWS: HashMap<Flow, Cut> = HashMap::with_max_entries(FLOWS_MAX, 0);
+#[map]
+static STANDINGS: HashMap<Source, Standing> = HashMap::with_max_entries(STANDINGS_MAX, 0);
+#[map]
+pub static VERIFIED: LruHashMap<Source, Verified> = LruHashMap::with_max_entries(VERIFIED_DEFAULT, 0);
+#[map]
+static NEIGHBOURHOODS: Array<Cell> = Array::with_max_entries(NEIGHBOURHOOD_CELLS, 0);
+#[map]
+static PRESSURE: Array<Pressure> = Array::with_max_entries(1, 0);
+#[map]
+static SYNS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+#[map]
 static CELLS: Array<Cell> = Array::with_max_entries(CELLS_DEFAULT, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
@@ -41,10 +55,40 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 #[map]
 pub static EVENTS_TAT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// All of the above.
-pub struct Maps;
+/// What a hook can find out about the packet in hand beyond its bytes.
+pub trait Evidence {
+    /// What it shows for itself.
+    fn proof(&self, packet: &Packet) -> Proof;
+}
 
-impl Tables for Maps {
+/// All of the above.
+pub struct Maps<E>(pub E);
+
+/// Whether the port is one of the gateway's own.
+#[inline(always)]
+pub fn is_protected(protocol: u8, port: u16) -> bool {
+    let (word, bit) = listener_bit(protocol, port);
+    LISTENERS.get(word).is_some_and(|ports| ports & bit != 0)
+}
+
+/// What the word holds.
+#[inline(always)]
+pub fn load(word: &AtomicU64) -> u64 {
+    // SAFETY: an aligned word; on this target a volatile load of 64 bits is one instruction, as a relaxed one is,
+    // for which instruction set v3 has no other.
+    unsafe { word.as_ptr().read_volatile() }
+}
+
+/// Puts `next` into the word if it still holds `seen`.
+#[inline(always)]
+pub fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64> {
+    // SAFETY: an aligned word of a map, written by atomic operations only. The instruction exists from Linux 5.12
+    // and instruction set v3 on.
+    let (held, done) = unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(word.as_ptr(), seen, next) };
+    if done { Ok(()) } else { Err(held) }
+}
+
+impl<E: Evidence> Tables for Maps<E> {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
@@ -57,8 +101,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_protected(&self, protocol: u8, port: u16) -> bool {
-        let (word, bit) = listener_bit(protocol, port);
-        LISTENERS.get(word).is_some_and(|ports| ports & bit != 0)
+        is_protected(protocol, port)
     }
 
     #[inline(always)]
@@ -76,6 +119,48 @@ impl Tables for Maps {
         // SAFETY: the map is preallocated, so the entry's memory stays; user space replaces a verdict by another whole
         // element, and a removed element that is reused within this run shows at worst another source's verdict.
         unsafe { VERDICTS.get(source) }
+    }
+
+    #[inline(always)]
+    fn cut(&self, flow: &Flow) -> Option<&Cut> {
+        // SAFETY: as with verdicts.
+        unsafe { FLOWS.get(flow) }
+    }
+
+    #[inline(always)]
+    fn standing(&self, source: Source) -> Option<&Standing> {
+        // SAFETY: as with verdicts.
+        unsafe { STANDINGS.get(source) }
+    }
+
+    #[inline(always)]
+    fn neighbourhood(&self, index: u32) -> Option<&Cell> {
+        NEIGHBOURHOODS.get(index)
+    }
+
+    #[inline(always)]
+    fn pressure(&self) -> Option<&Pressure> {
+        PRESSURE.get(0)
+    }
+
+    #[inline(always)]
+    fn is_verified(&self, source: Source) -> bool {
+        VERIFIED.get_ptr(source).is_some()
+    }
+
+    #[inline(always)]
+    fn proof(&self, packet: &Packet) -> Proof {
+        self.0.proof(packet)
+    }
+
+    #[inline(always)]
+    fn count_syn(&self) -> u64 {
+        let Some(count) = SYNS.get_ptr_mut(0) else { return 1 };
+        // SAFETY: this CPU's own element; neither hook's program is interrupted by another one on the same CPU.
+        unsafe {
+            *count += 1;
+            *count
+        }
     }
 
     #[inline(always)]
@@ -97,16 +182,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn load(word: &AtomicU64) -> u64 {
-        // SAFETY: an aligned word; on this target a volatile load of 64 bits is one instruction, as a relaxed one is,
-        // for which instruction set v3 has no other.
-        unsafe { word.as_ptr().read_volatile() }
+        load(word)
     }
 
     #[inline(always)]
     fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64> {
-        // SAFETY: an aligned word of a map, written by atomic operations only. The instruction exists from Linux 5.12
-        // and instruction set v3 on.
-        let (held, done) = unsafe { atomic_cxchg::<u64, { Relaxed }, { Relaxed }>(word.as_ptr(), seen, next) };
-        if done { Ok(()) } else { Err(held) }
+        compare_exchange(word, seen, next)
     }
 }

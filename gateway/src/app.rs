@@ -1,7 +1,7 @@
 //! The composition root: the only file that may know every room. Starts, reloads, drains.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +15,10 @@ use crate::admin::{self, Control};
 use crate::clock;
 use crate::config::{Environment, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
-use crate::edge::{Edge, Policy};
+use crate::edge::{Edge, Identity, Policy};
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
+use crate::privileges;
 use crate::proxy::transport::TlsClients;
 use crate::proxy::worker::{EdgeLink, Worker};
 use crate::telemetry::metrics::{self, Registry};
@@ -34,6 +35,8 @@ pub struct Options {
     pub allow_unsupported: bool,
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
+    /// Listen on addresses on which another gateway still listens.
+    pub beside: bool,
     /// Kong's variables.
     pub env: Environment,
 }
@@ -58,6 +61,8 @@ struct App {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     crate::crypto::install();
     raise_descriptor_limit();
+    // Threads inherit: before the first one.
+    privileges::at_start();
     let (shared, log) = shared()?;
     let running =
         match Running::start(&options.config, options.allow_unsupported, options.env.clone(), Arc::clone(&shared)) {
@@ -73,7 +78,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let snapshot = running.current();
     let http = snapshot.settings.listen.iter().map(|l| (l, false));
     let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
-    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers);
+    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers, options.beside);
     let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
     let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
@@ -150,6 +155,7 @@ fn start_workers(
         let (snapshot, shared, tls) = (Arc::clone(snapshot), Arc::clone(shared), Arc::clone(&tls));
         let edge = edge.map(|e| (e.reporter(), e.standings()));
         let make = move || {
+            privileges::of_worker();
             let edge = edge.map(|(reporter, standings)| EdgeLink { reporter: reporter.into(), standings });
             Worker::new(snapshot, shared, tls, edge)
         };
@@ -178,9 +184,10 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     if let Some(listener) = admin {
         tokio::spawn(admin::serve(listener, Arc::clone(&app)));
     }
+    privileges::of_control(app.edge.is_some());
     let probed = Arc::clone(&app);
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
-    let mut changes = watch::file(app.running.path())?;
+    let mut changes = watch_without_privileges(app.running.path())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -218,6 +225,15 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The watcher's thread inherits from the one that starts it.
+fn watch_without_privileges(path: &Path) -> anyhow::Result<watch::Changes> {
+    let watch = || {
+        privileges::of_files();
+        watch::file(path)
+    };
+    std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
@@ -297,6 +313,14 @@ impl Control for App {
 
     fn edge(&self) -> Option<&Arc<Edge>> {
         self.edge.as_ref()
+    }
+
+    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>> {
+        use std::hash::BuildHasher as _;
+        let snapshot = self.running.current();
+        let index = snapshot.identities.consumer_named(consumer)?;
+        let credentials = snapshot.identities.credentials_of(index);
+        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(id))).collect())
     }
 
     async fn status(&self) -> serde_json::Value {

@@ -276,6 +276,32 @@ gateway:
         ],
     },
     Case {
+        what: "the edge's lists against each other",
+        text: r#"_format_version: "3.0"
+gateway:
+  trusted_ips: [192.0.2.0/24]
+  edge:
+    never_drop: [198.51.100.7]
+    deny:
+    - §192.0.2.66
+    - §198.51.100.0/24
+    - 203.0.113.0/24
+    - §0.0.0.0/0
+    - §203.0.113.0/33
+"#,
+        words: &["trusted proxy", "never dropped", "denies everybody", "CIDR"],
+    },
+    Case {
+        what: "a folder for pins that is none",
+        text: r#"_format_version: "3.0"
+gateway:
+  edge:
+    §pin: ../pins
+    fallback: §xdp
+"#,
+        words: &["absolute path", "`fallback`"],
+    },
+    Case {
         what: "a nested child that names another parent",
         text: r#"_format_version: "3.0"
 services:

@@ -121,6 +121,15 @@ fn the_other_consumer_behind_the_same_address_is_served() {
     }
     let why = gateway.admin_get("/edge/why?ip=127.0.0.8").expect(200).text();
     assert!(refused * 100 <= served, "{served} served, {refused} refused: {why}");
+    // The consumer is explained by the addresses that it came from, and who does not exist is not.
+    let exit = command(&["why", "greedy", "--admin", &gateway.admin_url()]);
+    let why: serde_json::Value = serde_json::from_str(&exit.stdout).unwrap();
+    assert_eq!((&why["sources"], &why["credentials"]), (&1.into(), &1.into()), "{why:#}");
+    assert_eq!(why["shown"][0]["address"], "127.0.0.8");
+    let standing = why["shown"][0]["standing"]["name"].as_str();
+    assert!(matches!(standing, Some("degraded" | "cut")), "{why:#}");
+    let exit = command(&["why", "no body", "--admin", &gateway.admin_url()]);
+    assert!(exit.code != Some(0) && exit.stderr.contains("no such consumer"), "{exit:?}");
 }
 
 #[test]

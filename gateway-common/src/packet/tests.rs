@@ -48,6 +48,7 @@ fn make_ipv4(dice: &mut Dice, mut frame: Vec<u8>, protocol: u8) -> Made {
     frame.extend(0x0800u16.to_be_bytes());
     let options = dice.roll(11) as usize;
     let (payload, port, opens) = make_transport(dice, protocol);
+    let sender_port = u16::from_be_bytes([payload[0], payload[1]]);
     let total = (20 + 4 * options + payload.len()) as u16;
     let late = dice.roll(8) == 0;
     let address: [u8; 4] = dice.bytes(4).try_into().unwrap();
@@ -61,7 +62,8 @@ fn make_ipv4(dice: &mut Dice, mut frame: Vec<u8>, protocol: u8) -> Made {
     frame.extend([10, 0, 0, 1]);
     frame.extend(vec![1u8; 4 * options]);
     frame.extend(payload);
-    let expected = if late { Err(Unparsed::Fragment) } else { expect(protocol, Address::v4(address), port, opens) };
+    let expected =
+        if late { Err(Unparsed::Fragment) } else { expect(protocol, Address::v4(address), [sender_port, port], opens) };
     Made { frame, expected }
 }
 
@@ -77,6 +79,7 @@ fn make_ipv6(dice: &mut Dice, mut frame: Vec<u8>, protocol: u8) -> Made {
         extensions.extend(make_extension(dice, *kind, next, index < EXTENSIONS_MAX && !late, &mut late));
     }
     let (payload, port, opens) = make_transport(dice, protocol);
+    let sender_port = u16::from_be_bytes([payload[0], payload[1]]);
     let high: [u8; 8] = dice.bytes(8).try_into().unwrap();
     let low: [u8; 8] = dice.bytes(8).try_into().unwrap();
     frame.extend([0x60, 0, 0, 0]);
@@ -93,7 +96,7 @@ fn make_ipv6(dice: &mut Dice, mut frame: Vec<u8>, protocol: u8) -> Made {
     } else if count > EXTENSIONS_MAX {
         Err(Unparsed::ManyExtensions)
     } else {
-        expect(protocol, Address::v6(high, low), port, opens)
+        expect(protocol, Address::v6(high, low), [sender_port, port], opens)
     };
     Made { frame, expected }
 }
@@ -148,9 +151,9 @@ fn make_transport(dice: &mut Dice, protocol: u8) -> (Vec<u8>, u16, bool) {
     }
 }
 
-fn expect(protocol: u8, address: Address, port: u16, opens: bool) -> Result<Packet, Unparsed> {
+fn expect(protocol: u8, address: Address, [sender_port, port]: [u16; 2], opens: bool) -> Result<Packet, Unparsed> {
     match protocol {
-        TCP | UDP => Ok(Packet { address, protocol, port, opens }),
+        TCP | UDP => Ok(Packet { address, protocol, port, sender_port, opens }),
         ICMP => Err(Unparsed::Icmp),
         _ => Err(Unparsed::OtherProtocol),
     }
@@ -164,10 +167,20 @@ fn reference(net: Option<&NetSlice<'_>>, transport: Option<&TransportSlice<'_>>)
         NetSlice::Arp(_) => return None,
     };
     match transport? {
-        TransportSlice::Tcp(tcp) => {
-            Some(Packet { address, protocol: TCP, port: tcp.destination_port(), opens: tcp.syn() && !tcp.ack() })
-        }
-        TransportSlice::Udp(udp) => Some(Packet { address, protocol: UDP, port: udp.destination_port(), opens: false }),
+        TransportSlice::Tcp(tcp) => Some(Packet {
+            address,
+            protocol: TCP,
+            port: tcp.destination_port(),
+            sender_port: tcp.source_port(),
+            opens: tcp.syn() && !tcp.ack(),
+        }),
+        TransportSlice::Udp(udp) => Some(Packet {
+            address,
+            protocol: UDP,
+            port: udp.destination_port(),
+            sender_port: udp.source_port(),
+            opens: false,
+        }),
         _ => None,
     }
 }

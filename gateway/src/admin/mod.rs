@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::config::running::TEXT_MAX;
 use crate::config::{Reload, Running};
-use crate::edge::Edge;
+use crate::edge::{Edge, Identity};
 
 /// What the admin API shows and does; the composition root provides it.
 pub trait Control: Send + Sync {
@@ -29,6 +29,8 @@ pub trait Control: Send + Sync {
     fn replace(&self, text: &str, source: &str) -> Reload;
     /// The edge, if there is one.
     fn edge(&self) -> Option<&Arc<Edge>>;
+    /// A consumer's credentials as the edge knows them; none if there is no such consumer.
+    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>>;
     /// `/status`.
     fn status(&self) -> impl Future<Output = serde_json::Value> + Send;
     /// `/metrics`.
@@ -95,9 +97,19 @@ fn edge_of<C: Control>(control: &C, ask: impl FnOnce(&Edge) -> serde_json::Value
 }
 
 fn why<C: Control>(control: &C, query: &str) -> Answer {
-    let ip =
-        form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "ip").and_then(|(_, v)| v.parse::<IpAddr>().ok());
-    match ip {
+    let argument = |name: &str| form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v);
+    if let Some(consumer) = argument("consumer") {
+        return match control.identities_of(&consumer) {
+            Some(identities) => edge_of(control, |edge| {
+                let mut answer = edge.why_identity(&identities);
+                answer["consumer"] = json!(consumer);
+                answer["credentials"] = json!(identities.len());
+                answer
+            }),
+            None => message(StatusCode::NOT_FOUND, "there is no such consumer"),
+        };
+    }
+    match argument("ip").and_then(|text| text.parse::<IpAddr>().ok()) {
         Some(ip) => edge_of(control, |edge| edge.why(ip)),
         None => message(StatusCode::BAD_REQUEST, "`ip` is no IP address"),
     }

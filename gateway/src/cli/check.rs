@@ -42,6 +42,11 @@ impl Check {
             eprintln!("{}: {fatal} error{}", self.file.display(), if fatal == 1 { "" } else { "s" });
             return Ok(ExitCode::from(2));
         };
+        let interfaces = snapshot.settings.edge.iter().flat_map(|policy| &policy.interfaces);
+        for name in interfaces.filter(|name| nix::net::if_::if_nametoindex(name.as_str()).is_err()) {
+            // Only a warning: the file may be checked elsewhere than it runs, and interfaces may come later.
+            eprintln!("{}: warning: `interfaces`: this host has no {name} now", self.file.display());
+        }
         let c = snapshot.counts;
         eprintln!(
             "{}: ok ({} services, {} routes, {} consumers, {} plugins)",

@@ -1,6 +1,10 @@
 //! The commands of the binary.
 
+mod admin;
 mod check;
+mod doctor;
+mod edge;
+mod top;
 mod why;
 
 use std::path::PathBuf;
@@ -34,8 +38,10 @@ enum Command {
     Run(Run),
     /// Check a configuration file: every error with file, line and column; exit code 2 if there is one.
     Check(check::Check),
-    /// Tell how an address stands with a running gateway, and which request is the cause.
+    /// Tell how an address or a consumer stands with a running gateway, and which request is the cause.
     Why(why::Why),
+    /// The kernel side: what stands in its way, and what it does.
+    Edge(edge::Edge),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +55,9 @@ struct Run {
     /// Write the addresses as JSON to this file when everything listens.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+    /// Listen on addresses on which another gateway still listens: start the new one so, then stop the old one.
+    #[arg(long)]
+    beside: bool,
     /// Kong's variable; only `off` is possible: there is no database.
     #[arg(long, env = "KONG_DATABASE", default_value = "off", hide = true)]
     database: String,
@@ -63,6 +72,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Why(why)) => why.run(),
+        Some(Command::Edge(edge)) => edge.run(),
         Some(Command::Run(run)) => run_gateway(run),
         // As a container's entry point without arguments, with Kong's variables.
         None => match Cli::parse_from(["gateway", "run"]).command {
@@ -82,6 +92,7 @@ fn run_gateway(run: Run) -> anyhow::Result<ExitCode> {
         config: run.config,
         allow_unsupported: run.allow_unsupported,
         ready_file: run.ready_file,
+        beside: run.beside,
         env: Environment::read(),
     })
 }

@@ -5,6 +5,7 @@ mod balancing;
 mod certificates;
 mod compile;
 mod consumers;
+mod edge;
 mod ids;
 pub mod marks;
 mod migrate;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
@@ -299,6 +299,10 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         // `off` is the kernel side's: without interfaces the same policy is carried out in user space.
         interfaces: if off { Vec::new() } else { interfaces.into_iter().map(|(_, name)| name).collect() },
         allow_generic: edge.boolean("allow_generic").unwrap_or(false),
+        fallback: edge.choice("fallback", &[("tc", Fallback::Tc), ("none", Fallback::None)]).unwrap_or_default(),
+        pin: pin(edge),
+        keep: edge.boolean("keep").unwrap_or(false),
+        pcap: pcap(edge),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),
         never_drop: networks(edge, "never_drop"),
@@ -306,6 +310,9 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         deny: networks(edge, "deny"),
         ports: settings.listen.iter().map(|l| l.address.port()).collect(),
         ceilings: edge.fields("ceilings").map(|f| ceilings(&f)).unwrap_or_default(),
+        neighbourhood: edge.fields("neighbourhood").map(|f| ceilings(&f)).unwrap_or_default(),
+        raise: edge.integer("authenticated_factor", 1..=1024).map_or(defaults.raise, |n| (n as u32).ilog2()),
+        gate: gate(edge),
         cells: edge.integer("cells", 1024..=4_194_304).map_or(defaults.cells, |n| n as u32),
         verdicts_max: edge.integer("verdicts_max", 1024..=1_048_576).map_or(defaults.verdicts_max, |n| n as u32),
         ladder: ladder(edge),
@@ -319,13 +326,33 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
             );
         }
     }
-    for net in policy.trusted.iter().chain(&policy.never_drop) {
-        if policy.deny.iter().any(|d| d.contains(net) || net.contains(d)) {
-            edge.report
-                .error(edge.place_of("deny"), format!("`deny` overlaps with {net}, which is trusted or never dropped"));
-        }
-    }
+    super::edge::check(edge, &policy);
     policy
+}
+
+/// `true` is the usual folder; YAML 1.1 reads a bare `on` as true.
+fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
+    const USUAL: &str = "/sys/fs/bpf/gateway/edge";
+    let text = match edge.node("pin")?.value {
+        crate::document::Value::Bool(true) => return Some(PathBuf::from(USUAL)),
+        crate::document::Value::Bool(false) => return None,
+        _ => edge.string("pin")?,
+    };
+    let path = PathBuf::from(&text);
+    let is_plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    if path.is_absolute() && path.file_name().is_some() && is_plain {
+        return Some(path);
+    }
+    let expected = format!("an absolute path below a bpffs, or true for {USUAL}");
+    edge.report.mismatch(edge.place_of("pin"), format!("`pin` is `{text}`"), expected);
+    None
+}
+
+fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
+    const BYTES_DEFAULT: i64 = 16 << 20;
+    let bytes_max = edge.integer("pcap_bytes_max", 65_536..=1 << 40).unwrap_or(BYTES_DEFAULT);
+    let path = edge.string_or_off("pcap").filter(|text| text != "off" && !text.is_empty())?;
+    Some((PathBuf::from(path), bytes_max as u64))
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {
@@ -342,14 +369,35 @@ fn ceilings(fields: &Fields<'_>) -> Ceilings {
     Ceilings { packets: rate("packets"), bytes: rate("bytes"), connections: rate("connections") }
 }
 
+fn gate(edge: &Fields<'_>) -> Option<GatePolicy> {
+    if is_off(edge, "gate") {
+        return None;
+    }
+    let defaults = GatePolicy::default();
+    let Some(f) = edge.fields("gate") else { return Some(defaults) };
+    let rate = |name, default: u64| f.integer(name, 1..=100_000_000).map_or(default, |n| n as u64);
+    Some(GatePolicy {
+        syns: rate("syns_per_second", defaults.syns),
+        hold: f.duration("hold").unwrap_or(defaults.hold),
+        stranger_syns: rate("stranger_syns_per_second", defaults.stranger_syns),
+        stranger_packets: rate("stranger_packets_per_second", defaults.stranger_packets),
+        arm_cookies: f.boolean("arm_cookies").unwrap_or(defaults.arm_cookies),
+        verified_max: f.integer("verified_max", 1024..=4_194_304).map_or(defaults.verified_max, |n| n as u32),
+    })
+}
+
+/// YAML 1.1 reads a bare `off` as false.
+fn is_off(edge: &Fields<'_>, name: &'static str) -> bool {
+    match edge.node(name).map(|node| &node.value) {
+        Some(crate::document::Value::Str(text)) => text == "off",
+        Some(crate::document::Value::Bool(on)) => !on,
+        _ => false,
+    }
+}
+
 fn ladder(edge: &Fields<'_>) -> Option<LadderPolicy> {
-    if let Some(node) = edge.node("ladder") {
-        match &node.value {
-            crate::document::Value::Str(s) if s == "off" => return None,
-            // YAML 1.1 reads a bare `off` as false.
-            crate::document::Value::Bool(false) => return None,
-            _ => {}
-        }
+    if is_off(edge, "ladder") {
+        return None;
     }
     let defaults = LadderPolicy::default();
     let Some(f) = edge.fields("ladder") else { return Some(defaults) };

@@ -6,23 +6,33 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use aya::maps::{MapData, RingBuf};
+use aya::{
+    maps::{MapData, RingBuf},
+    programs::links::FdLink,
+};
 use gateway_common::{
     Ceiling, Source,
-    map::{LIST_ENTRIES_MAX, Verdict},
+    map::{Cut, LIST_ENTRIES_MAX, Standing, Verdict},
 };
 use ipnet::IpNet;
 
 use super::{
-    attach::{Guard, Kernel, Trouble},
+    attach::{Kernel, Sizes, Trouble},
     events::Events,
+    hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
+    pcap::Capture,
     policy::{Mode, Policy},
+    pressure::Pressure,
     reconcile::{Wanted, Writer},
-    report::{Desk, GoodTold, OffenceTold},
+    report::{Desk, GoodTold, Identity, OffenceTold},
     userspace::{Prefix, Standings},
 };
+use crate::clock::{monotonic_ns, unix_ns};
+
+mod pressed;
+mod succession;
 
 /// Decisions remembered.
 const HISTORY_MAX: usize = 1_000;
@@ -30,6 +40,10 @@ const HISTORY_MAX: usize = 1_000;
 const SAMPLES_AT_ONCE: usize = 1_024;
 /// Seconds between two looks at the interfaces.
 const LOOK_EVERY_TICKS: u64 = 5;
+/// How long a connection stays cut: the worker that holds it closes it long before.
+const CUT_NS: u64 = 60_000_000_000;
+/// How long an accepted credential raises a source's ceilings.
+const RAISED_NS: u64 = 600_000_000_000;
 
 /// Who carries the decisions out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +53,7 @@ pub(super) enum InForce {
     Userspace,
     /// Some interfaces by the kernel, the rest by the workers.
     Partly,
+    Tc,
     Generic,
     Native,
 }
@@ -49,6 +64,7 @@ impl InForce {
             Self::Off => "off",
             Self::Userspace => "userspace",
             Self::Partly => "partly",
+            Self::Tc => "tc",
             Self::Generic => "generic",
             Self::Native => "native",
         }
@@ -64,6 +80,10 @@ pub(super) struct Control {
     pub kernel: Option<Kernel>,
     /// Why there is no kernel program, if one was asked for.
     pub load_trouble: Option<Trouble>,
+    /// The program that learns of completed handshakes; without it the workers tell.
+    sockets: Option<FdLink>,
+    sockets_trouble: Option<Trouble>,
+    pub pressure: Pressure,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
@@ -72,12 +92,20 @@ pub(super) struct Control {
     pub decisions: u64,
     pub events: Events,
     ring: Option<RingBuf<MapData>>,
+    /// Where sampled drops are written to.
+    pub capture: Option<Capture>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
     /// Addresses that the host itself needs.
     pub vital: Vec<IpNet>,
     ticks: u64,
     seed: [u64; 2],
+    /// Verdicts that an earlier process left.
+    pub inherited: usize,
+    /// The tick at which verdicts are looked for that the earlier process wrote late.
+    strangers_at: Option<u64>,
+    /// Another process has taken the kernel's side over.
+    is_superseded: bool,
 }
 
 impl Control {
@@ -92,16 +120,23 @@ impl Control {
             writer,
             kernel: None,
             load_trouble: None,
+            sockets: None,
+            sockets_trouble: None,
+            pressure: Pressure::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
             decisions: 0,
             events: Events::default(),
             ring: None,
+            capture: None,
             spared: Vec::new(),
             vital: Vec::new(),
             ticks: 0,
             seed,
+            inherited: 0,
+            strangers_at: None,
+            is_superseded: false,
         };
         control.apply(policy);
         control
@@ -110,10 +145,10 @@ impl Control {
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
         // A loaded program's tables cannot be resized.
-        let sizes = (self.policy.cells, self.policy.verdicts_max);
-        self.needs_restart = self.kernel.is_some() && sizes != (policy.cells, policy.verdicts_max);
-        if self.needs_restart {
-            (policy.cells, policy.verdicts_max) = sizes;
+        let held = self.kernel.as_ref().map(|kernel| (kernel.sizes, self.policy.pin.clone()));
+        self.needs_restart = held.as_ref().is_some_and(|held| *held != (sizes(&policy), policy.pin.clone()));
+        if let Some((sizes, pin)) = held {
+            (policy.cells, policy.verdicts_max, policy.pin) = (sizes.cells, sizes.verdicts, pin);
         }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
@@ -122,6 +157,7 @@ impl Control {
         self.policy = policy;
         self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
         self.spared = self.spared();
+        self.open_capture();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -130,6 +166,17 @@ impl Control {
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
         self.announce();
+    }
+
+    /// A reload that leaves the file alone goes on with it.
+    fn open_capture(&mut self) {
+        let wanted = self.policy.pcap.as_ref().filter(|_| self.policy.mode != Mode::Off);
+        let is_same = |(path, max): &(std::path::PathBuf, u64)| {
+            self.capture.as_ref().is_some_and(|capture| capture.is_of(path, *max) && capture.failure.is_none())
+        };
+        if wanted.is_none_or(|wanted| !is_same(wanted)) {
+            self.capture = wanted.map(|(path, bytes_max)| Capture::open(path, *bytes_max));
+        }
     }
 
     /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
@@ -141,28 +188,33 @@ impl Control {
 
     /// Loads and attaches, or detaches, as the policy says.
     fn guard(&mut self) {
-        let wanted = wanted(&self.policy, &self.vital, self.seed);
+        let mut wanted = wanted(&self.policy, &self.vital, self.seed);
         // An address that the list has no room for could be dropped: then rather no program.
         let is_safe = wanted.never_drop.len() <= LIST_ENTRIES_MAX as usize;
         self.list_troubles = list_troubles(&wanted);
         let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty() && is_safe;
-        if !wants_kernel {
+        if self.is_superseded {
+            // The other process is served by the kernel's side now.
+        } else if !wants_kernel {
             self.unload();
         } else if self.kernel.is_none() {
-            self.load();
+            self.load(wanted.settings.v6_mask);
+            // Cells that were taken over are found by the seed that filled them.
+            wanted.settings.seed = self.seed;
         }
         // The program must know its rules before the first packet meets it.
         self.writer.want(wanted);
-        self.writer.beat(crate::clock::monotonic_ns());
+        self.writer.beat(monotonic_ns());
         self.attach();
     }
 
     fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
-            kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
+            kernel.attach(&self.policy);
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+        self.standings.tell_arrivals(self.kernel.is_some() && self.policy.gate.is_some() && self.sockets.is_none());
     }
 
     /// Interfaces come and go: what is gone is let go, what has come is attached to.
@@ -177,26 +229,6 @@ impl Control {
         }
     }
 
-    fn load(&mut self) {
-        match Kernel::load(cells(self.policy.cells), self.policy.verdicts_max) {
-            Ok((kernel, maps, ring)) => {
-                self.kernel = Some(kernel);
-                self.ring = Some(ring);
-                self.load_trouble = None;
-                self.writer.adopt(Some(maps));
-            }
-            Err(trouble) => self.load_trouble = Some(trouble),
-        }
-    }
-
-    /// Detaches everything and gives the maps back.
-    pub fn unload(&mut self) {
-        self.kernel = None;
-        self.ring = None;
-        self.load_trouble = None;
-        self.writer.adopt(None);
-    }
-
     pub fn in_force(&self) -> InForce {
         if self.policy.mode == Mode::Off {
             return InForce::Off;
@@ -208,6 +240,8 @@ impl Control {
             InForce::Partly
         } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Generic) {
             InForce::Generic
+        } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Tc) {
+            InForce::Tc
         } else {
             InForce::Native
         }
@@ -220,17 +254,23 @@ impl Control {
             .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
     }
 
-    pub fn advice(&self) -> Option<&Trouble> {
-        self.kernel.as_ref().and_then(|kernel| kernel.advice.as_ref())
+    /// Why nothing is pinned although that was asked for.
+    pub fn pin_trouble(&self) -> Option<&Trouble> {
+        self.kernel.as_ref().and_then(|kernel| kernel.pin_trouble.as_ref())
+    }
+
+    /// What works, but could work better.
+    pub fn advice(&self) -> impl Iterator<Item = &Trouble> {
+        self.kernel.iter().filter_map(|kernel| kernel.advice.as_ref()).chain(&self.sockets_trouble)
     }
 
     fn announce(&self) {
-        if let Some(advice) = self.advice() {
+        for advice in self.advice() {
             tracing::warn!(
                 problem = advice.problem,
                 detail = advice.detail,
                 remedy = advice.remedy,
-                "the edge is slow"
+                "the edge could do better"
             );
         }
         for trouble in self.troubles() {
@@ -243,12 +283,18 @@ impl Control {
             );
         }
         for attached in self.kernel.iter().flat_map(|kernel| &kernel.attached) {
-            if attached.guard == Guard::Generic {
-                tracing::warn!(interface = attached.interface, "the edge runs in generic mode, which is slow");
+            if attached.guard != Guard::Native {
+                let (problem, detail) = attached.instead.as_ref().map_or(("", ""), |why| (why.problem, &why.detail));
+                let (interface, hook) = (&attached.interface, attached.guard.name());
+                tracing::warn!(interface, hook, problem, detail, "not native XDP: packets cost more");
             }
         }
+        if let Some(trouble) = self.pin_trouble() {
+            let Trouble { problem, detail, remedy, .. } = trouble;
+            tracing::warn!(problem, detail, remedy, "the edge is not pinned: a restart leaves a gap");
+        }
         if self.needs_restart {
-            tracing::warn!("cells and verdicts_max of the edge change only with a restart");
+            tracing::warn!("cells, verdicts_max, verified_max and pin of the edge change only with a restart");
         }
         tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
     }
@@ -256,6 +302,10 @@ impl Control {
     pub fn hear_good(&mut self, told: &GoodTold) {
         if let Some(decision) = self.ladder.good(told.at_ns, told) {
             self.carry_out(decision);
+        }
+        if self.policy.raise > 0 && matches!(told.identity, Identity::Credential(_)) {
+            let expiry_ns = told.at_ns.saturating_add(RAISED_NS);
+            self.writer.raise(told.source, Standing { expiry_ns, raise: self.policy.raise, spare: 0 }, told.at_ns);
         }
     }
 
@@ -289,10 +339,17 @@ impl Control {
         } else {
             decision.held = Some(Held::Full);
         }
+        if let Some(flow) = decision.flow {
+            let cut = Cut { expiry_ns: decision.since_ns.saturating_add(CUT_NS), decision: decision.id };
+            if !self.writer.cut(flow, cut) {
+                decision.held = Some(Held::Full);
+            }
+        }
         tracing::info!(
             decision = decision.id,
             source = %decision.source.ip(),
             rung = decision.rung.name(),
+            cut_port = decision.flow.map(|flow| flow.client_port),
             held = decision.held.map(|held| held.name()),
             plugin = &*decision.cause.plugin,
             route = &*decision.cause.route,
@@ -311,21 +368,32 @@ impl Control {
 
     /// Once a second.
     pub fn tick(&mut self, now_ns: u64) {
+        self.give_way();
         self.read_ring();
         self.ticks += 1;
+        if self.strangers_at == Some(self.ticks) {
+            let strangers = self.writer.strangers();
+            self.inherit(strangers);
+        }
         if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
             self.look_after_interfaces();
         }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
+        self.feel_pressure(now_ns);
     }
 
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
     fn read_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
+        // From the monotonic clock's time to the one on the wall.
+        let ahead_ns = unix_ns().saturating_sub(monotonic_ns());
         for _ in 0..SAMPLES_AT_ONCE {
             let Some(item) = ring.next() else { return };
-            self.events.take(&item);
+            let Some((sample, head)) = self.events.take(&item) else { continue };
+            if let Some(capture) = &mut self.capture {
+                capture.write(sample, head, ahead_ns.saturating_add(sample.at_ns));
+            }
         }
     }
 
@@ -366,6 +434,16 @@ fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
         remedy,
     };
     too_long.map(trouble).collect()
+}
+
+fn sizes(policy: &Policy) -> Sizes {
+    /// A gate that is off needs no memory.
+    const VERIFIED_MIN: u32 = 64;
+    Sizes {
+        cells: cells(policy.cells),
+        verdicts: policy.verdicts_max.max(1),
+        verified: policy.gate.as_ref().map_or(VERIFIED_MIN, |gate| gate.verified_max.max(VERIFIED_MIN)),
+    }
 }
 
 /// The number of cells that holds at least `wanted`.

@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use gateway_common::Source;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
-    Metric, Policy, Reporter, Standings,
+    Identity, Metric, Policy, Reporter, Standings,
     control::Control,
     metrics,
     report::{self, Desk, Inbox, OffenceTold},
@@ -29,7 +33,7 @@ pub struct Edge {
     desk: Arc<Desk>,
     standings: Arc<Standings>,
     control: Mutex<Control>,
-    inbox: Mutex<Option<Inbox>>,
+    inbox: Mutex<Option<(Inbox, mpsc::Receiver<Source>)>>,
 }
 
 impl Edge {
@@ -38,9 +42,10 @@ impl Edge {
     #[must_use]
     pub fn start(policy: Policy) -> Self {
         let (desk, inbox) = report::desk();
-        let standings = Arc::new(Standings::new(rand::random()));
+        let (standings, arrivals) = Standings::new(rand::random());
+        let standings = Arc::new(standings);
         let control = Control::new(policy, desk.clone(), standings.clone(), rand::random());
-        Self { desk, standings, control: Mutex::new(control), inbox: Mutex::new(Some(inbox)) }
+        Self { desk, standings, control: Mutex::new(control), inbox: Mutex::new(Some((inbox, arrivals))) }
     }
 
     /// A reporter for one worker.
@@ -58,13 +63,14 @@ impl Edge {
     /// The control loop: heartbeat, offences, expiry, events. When `shutdown` resolves, everything is detached. A second
     /// call while the first one runs only waits for its own `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
-        let Some(mut inbox) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        let Some((mut inbox, mut arrivals)) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return shutdown.await;
         };
         let mut shutdown = std::pin::pin!(shutdown);
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut offences = Vec::with_capacity(BATCH);
+        let mut sources = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
@@ -73,10 +79,11 @@ impl Edge {
                     self.beat(&inbox);
                 }
                 _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
+                _ = arrivals.recv_many(&mut sources, BATCH) => self.greet(&mut sources),
             }
         }
         self.stop();
-        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(inbox);
+        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some((inbox, arrivals));
     }
 
     /// Takes a new policy. Verdicts, cells and what the ladder knows are kept; sizes change only with a restart.
@@ -100,6 +107,12 @@ impl Edge {
     #[must_use]
     pub fn why(&self, ip: IpAddr) -> serde_json::Value {
         status::why(&self.control(), ip, monotonic_ns())
+    }
+
+    /// What is known of the addresses at which one of these identities was seen lately.
+    #[must_use]
+    pub fn why_identity(&self, identities: &[Identity]) -> serde_json::Value {
+        status::why_identity(&self.control(), identities, monotonic_ns())
     }
 
     /// The edge's metrics.
@@ -127,10 +140,16 @@ impl Edge {
         }
     }
 
-    fn stop(&self) {
+    fn greet(&self, sources: &mut Vec<Source>) {
         let mut control = self.control();
-        let policy = Policy { mode: super::Mode::Off, ..control.policy.clone() };
-        control.apply(policy);
+        let now_ns = monotonic_ns();
+        for source in sources.drain(..) {
+            control.hear_arrival(source, now_ns);
+        }
+    }
+
+    fn stop(&self) {
+        self.control().stop();
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use gateway_common::{Source, map::rung};
+use gateway_common::{
+    Source,
+    map::{Flow, rung},
+};
 
 use super::{
     neighbours::{Innocence, Neighbours},
@@ -17,13 +20,15 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 /// The gate doubles at most so often.
 const DOUBLINGS_MAX: u8 = 16;
 
-/// Where a source stands. 3 (cutting one connection) is not in use.
+/// Where a source stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) enum Rung {
     #[default]
     Observe,
     Limited,
     Degraded,
+    /// Its connections are cut, one for each time that it had enough strikes.
+    Cut,
     Gated,
     Dropped,
 }
@@ -34,6 +39,7 @@ impl Rung {
             Self::Observe => rung::OBSERVE,
             Self::Limited => rung::LIMITED,
             Self::Degraded => rung::DEGRADED,
+            Self::Cut => rung::CUT,
             Self::Gated => rung::GATED,
             Self::Dropped => rung::DROPPED,
         }
@@ -44,6 +50,7 @@ impl Rung {
             Self::Observe => "observe",
             Self::Limited => "limited",
             Self::Degraded => "degraded",
+            Self::Cut => "cut",
             Self::Gated => "gated",
             Self::Dropped => "dropped",
         }
@@ -76,6 +83,8 @@ impl Held {
 pub(super) struct Decision {
     pub id: u64,
     pub source: Source,
+    /// The connection to cut, if any.
+    pub flow: Option<Flow>,
     pub rung: Rung,
     /// Why it is not a higher one.
     pub held: Option<Held>,
@@ -178,6 +187,11 @@ impl Ladder {
         self.policy = policy;
     }
 
+    /// Decisions up to this number are another process's.
+    pub fn number_after(&mut self, last: u64) {
+        self.next_id = self.next_id.max(last.saturating_add(1));
+    }
+
     pub fn watched(&self) -> usize {
         self.watch.len()
     }
@@ -202,7 +216,7 @@ impl Ladder {
         let (cause, kind) = entry.latest.clone()?;
         entry.stand(Rung::Degraded, now_ns.saturating_add(degrade_ns));
         let held = Some(Held::Neighbours(innocence));
-        let draft = Draft { source: told.source, cause, kind, strikes: 0, held, now_ns };
+        let draft = Draft { source: told.source, flow: None, cause, kind, strikes: 0, held, now_ns };
         Some(draft.decide(&mut self.next_id, entry))
     }
 
@@ -234,8 +248,18 @@ impl Ladder {
         let held = entry.climb(now_ns, &self.policy, self.neighbour_ns, told, eligibility, random)?;
         entry.offender = Some(told.identity);
         entry.latest = Some((told.cause.clone(), told.kind));
-        let draft = Draft { source: told.source, cause: told.cause.clone(), kind: told.kind, strikes, held, now_ns };
+        let flow = told.flow.filter(|_| entry.rung == Rung::Cut);
+        let (cause, kind) = (told.cause.clone(), told.kind);
+        let draft = Draft { source: told.source, flow, cause, kind, strikes, held, now_ns };
         Some(draft.decide(&mut self.next_id, entry))
+    }
+
+    /// Sources at which one of these identities was seen.
+    pub fn sources_of(&self, identities: &[Identity]) -> Vec<Source> {
+        let is_there = |entry: &Entry| {
+            identities.iter().any(|identity| entry.offender == Some(*identity) || entry.neighbours.has_seen(*identity))
+        };
+        self.watch.iter().filter(|(_, entry)| is_there(entry)).map(|(source, _)| source).collect()
     }
 
     pub fn known(&self, source: Source, now_ns: u64) -> Option<Known> {
@@ -263,6 +287,7 @@ impl Ladder {
 
 struct Draft {
     source: Source,
+    flow: Option<Flow>,
     cause: Cause,
     kind: OffenceKind,
     strikes: u32,
@@ -277,6 +302,7 @@ impl Draft {
         Decision {
             id,
             source: self.source,
+            flow: self.flow,
             rung: entry.rung,
             held: self.held,
             cause: self.cause,
@@ -355,16 +381,23 @@ impl Entry {
             Eligibility::Full if self.rung < Rung::Gated => Some(Held::Full),
             _ => self.neighbours.innocence(now_ns, neighbour_ns, told.identity).map(Held::Neighbours),
         };
+        let may_be_cut = told.flow.is_some() && held != Some(Held::Ineligible);
+        if may_be_cut && (self.rung == Rung::Degraded || self.rung == Rung::Cut && held.is_some()) {
+            // One connection is the offender's alone: no neighbour suffers, so none speaks against it.
+            let is_repeated = self.rung == Rung::Cut;
+            self.stand(Rung::Cut, degraded_ns);
+            return Some(held.filter(|_| is_repeated));
+        }
         if held.is_some() {
             // Prolonged when half is over: an abuser that goes on must not write a record for every few requests.
             let half_ns = nanos(policy.degrade_for) / 2;
-            if self.rung == Rung::Degraded && self.until_ns.saturating_sub(now_ns) > half_ns {
+            if self.rung < Rung::Gated && self.until_ns.saturating_sub(now_ns) > half_ns {
                 return None;
             }
             self.stand(Rung::Degraded, degraded_ns);
             return Some(held);
         }
-        let rung = if self.rung == Rung::Degraded { Rung::Gated } else { Rung::Dropped };
+        let rung = if self.rung < Rung::Gated { Rung::Gated } else { Rung::Dropped };
         let until_ns = now_ns.saturating_add(gate_ns(policy, self.repeats, random));
         self.stand(rung, until_ns);
         self.repeats = (self.repeats + 1).min(DOUBLINGS_MAX);

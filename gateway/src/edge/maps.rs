@@ -1,18 +1,38 @@
 //! The kernel's maps by their types. It carries single operations out and must not decide which; only `reconcile` calls
 //! what writes.
 
+use std::net::Ipv6Addr;
+
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use gateway_common::{
     Address, Source,
-    map::{Counter, PULSE_HEARTBEAT, PULSE_KILL, Settings, Verdict, listener_bit, name},
+    map::{
+        Counter, Cut, Flow, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Settings, Standing, Verdict,
+        Verified, listener_bit, name,
+    },
     packet::{TCP, UDP},
 };
 use ipnet::IpNet;
 
 use super::userspace::prefix_bits;
+
+/// What maps hold that an earlier process wrote.
+pub(super) struct Held {
+    pub settings: Settings,
+    pub ports: Vec<u16>,
+    pub never_drop: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    pub verdicts: Vec<(Source, Verdict)>,
+    pub cuts: Vec<(Flow, Cut)>,
+    pub raised: Vec<(Source, Standing)>,
+}
+
+/// `gateway_common::map::Pressure`, read as words: its first is `until_ns`.
+type PressureWords = [u64; size_of::<gateway_common::map::Pressure>() / 8];
+const _: () = assert!(std::mem::offset_of!(gateway_common::map::Pressure, until_ns) == 0);
 
 /// One of the two lists of prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +48,10 @@ pub(super) struct Maps {
     never_drop: LpmTrie<MapData, [u8; 16], u32>,
     deny: LpmTrie<MapData, [u8; 16], u32>,
     verdicts: HashMap<MapData, Source, Verdict>,
+    flows: HashMap<MapData, Flow, Cut>,
+    standings: HashMap<MapData, Source, Standing>,
+    verified: HashMap<MapData, Source, Verified>,
+    pressure: Array<MapData, PressureWords>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -44,6 +68,10 @@ impl Maps {
             never_drop: LpmTrie::try_from(take(name::NEVER_DROP)?)?,
             deny: LpmTrie::try_from(take(name::DENY)?)?,
             verdicts: HashMap::try_from(take(name::VERDICTS)?)?,
+            flows: HashMap::try_from(take(name::FLOWS)?)?,
+            standings: HashMap::try_from(take(name::STANDINGS)?)?,
+            verified: HashMap::try_from(take(name::VERIFIED)?)?,
+            pressure: array(take(name::PRESSURE)?)?,
             counters: PerCpuArray::try_from(take(name::COUNTERS)?)?,
         };
         Ok((maps, RingBuf::try_from(take(name::EVENTS)?)?))
@@ -92,6 +120,42 @@ impl Maps {
         present(self.verdicts.remove(&source))
     }
 
+    pub fn cut(&mut self, flow: Flow, cut: Cut) -> Result<(), MapError> {
+        self.flows.insert(flow, cut, 0)
+    }
+
+    pub fn mend(&mut self, flow: Flow) -> Result<(), MapError> {
+        present(self.flows.remove(&flow))
+    }
+
+    pub fn raise(&mut self, source: Source, standing: Standing) -> Result<(), MapError> {
+        self.standings.insert(source, standing, 0)
+    }
+
+    pub fn lower(&mut self, source: Source) -> Result<(), MapError> {
+        present(self.standings.remove(&source))
+    }
+
+    /// Only where no program of the kernel writes this map.
+    pub fn verify(&mut self, source: Source, at_ns: u64) -> Result<(), MapError> {
+        self.verified.insert(source, Verified { at_ns }, 0)
+    }
+
+    /// When the source completed its latest handshake, if it is remembered.
+    pub fn verified_at_ns(&self, source: Source) -> Option<u64> {
+        self.verified.get(&source, 0).ok().map(|verified| verified.at_ns)
+    }
+
+    /// Until when the program holds the gate closed.
+    pub fn pressure_until_ns(&self) -> Result<u64, MapError> {
+        Ok(self.pressure.get(&0, 0)?[0])
+    }
+
+    /// Until when user space holds it closed.
+    pub fn press(&mut self, until_ns: u64) -> Result<(), MapError> {
+        self.pulse.set(PULSE_PRESSURE, until_ns, 0)
+    }
+
     /// Each counter, summed over the CPUs.
     pub fn counters(&self) -> Vec<Counter> {
         let sum = |cpus: aya::maps::PerCpuValues<Counter>| {
@@ -101,6 +165,41 @@ impl Maps {
             })
         };
         self.counters.iter().map(|cpus| cpus.map(sum).unwrap_or_default()).collect()
+    }
+
+    /// Everything that user space wrote.
+    pub fn held(&self) -> Result<Held, MapError> {
+        Ok(Held {
+            settings: self.settings.get(&0, 0)?,
+            ports: self.ports()?,
+            never_drop: self.never_drop.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
+            deny: self.deny.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
+            verdicts: self.verdicts()?,
+            cuts: self.cuts()?,
+            raised: self.raised()?,
+        })
+    }
+
+    pub fn verdicts(&self) -> Result<Vec<(Source, Verdict)>, MapError> {
+        self.verdicts.iter().collect()
+    }
+
+    pub fn cuts(&self) -> Result<Vec<(Flow, Cut)>, MapError> {
+        self.flows.iter().collect()
+    }
+
+    pub fn raised(&self) -> Result<Vec<(Source, Standing)>, MapError> {
+        self.standings.iter().collect()
+    }
+
+    /// Both protocols of a port are protected together.
+    fn ports(&self) -> Result<Vec<u16>, MapError> {
+        let mut ports = Vec::new();
+        for index in 0..LISTENERS_WORDS / 2 {
+            let word = self.listeners.get(&index, 0)?;
+            ports.extend((0..64).filter(|bit| word >> bit & 1 != 0).map(|bit| (index * 64 + bit) as u16));
+        }
+        Ok(ports)
     }
 
     fn list(&mut self, list: List) -> &mut LpmTrie<MapData, [u8; 16], u32> {
@@ -119,11 +218,35 @@ fn key(net: &IpNet) -> Key<[u8; 16]> {
     Key::new(u32::from(prefix_bits(net)), Address::from(net.network()).octets())
 }
 
+/// The other way.
+fn net(key: &Key<[u8; 16]>) -> IpNet {
+    let (octets, bits) = (key.data(), key.prefix_len());
+    let v6 = Ipv6Addr::from(octets);
+    match v6.to_ipv4_mapped().filter(|_| bits >= 96) {
+        Some(v4) => IpNet::new(v4.into(), (bits - 96) as u8),
+        None => IpNet::new(v6.into(), bits as u8),
+    }
+    .unwrap_or_else(|_too_long| IpNet::from(std::net::IpAddr::from(v6)))
+}
+
 /// Removing what is not there is no failure.
 fn present(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_reads_back_as_it_was_written() {
+        for text in ["10.0.0.0/8", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32", "::/0", "fe80::1/128"] {
+            let prefix: IpNet = text.parse().unwrap();
+            assert_eq!(net(&key(&prefix)), prefix);
+        }
     }
 }

@@ -75,14 +75,19 @@ fn figures(control: &Control, out: &mut Vec<Metric>) {
         out.push(Metric { name, help, labels, value });
     };
     let in_force = control.in_force();
-    for mode in [InForce::Off, InForce::Userspace, InForce::Partly, InForce::Generic, InForce::Native] {
+    for mode in [InForce::Off, InForce::Userspace, InForce::Partly, InForce::Tc, InForce::Generic, InForce::Native] {
         let value = f64::from(u8::from(mode == in_force));
         put("gateway_edge_in_force", "Who carries the edge's decisions out", &[("mode", mode.name())], value);
     }
-    for rung in [Rung::Degraded, Rung::Gated, Rung::Dropped] {
+    for rung in [Rung::Degraded, Rung::Cut, Rung::Gated, Rung::Dropped] {
         let count = control.writer.desired().values().filter(|verdict| verdict.rung == rung.number()).count();
         put("gateway_edge_verdicts", "Sources under a verdict", &[("rung", rung.name())], count as f64);
     }
+    put("gateway_edge_cut_connections", "Connections that are cut", &[], control.writer.cuts().len() as f64);
+    put("gateway_edge_raised_sources", "Sources with raised ceilings", &[], control.writer.raised().len() as f64);
+    let pressed = f64::from(u8::from(control.pressure.since_ns.is_some()));
+    put("gateway_edge_pressure", "Whether strangers share one budget of new connections", &[], pressed);
+    put("gateway_edge_pressure_entered_total", "Times that it began", &[], control.pressure.entered as f64);
     let desk = &control.desk;
     let lost =
         [("offence", desk.lost_offences.load(Ordering::Relaxed)), ("good", desk.lost_goods.load(Ordering::Relaxed))];

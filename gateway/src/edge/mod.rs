@@ -4,24 +4,31 @@
 
 mod attach;
 mod control;
+pub mod doctor;
 mod events;
 mod handle;
+mod hook;
 mod host;
 mod ladder;
 mod link;
 mod maps;
 mod metrics;
 mod neighbours;
+mod netlink;
+mod pcap;
+mod pins;
 mod policy;
+mod pressure;
 mod reconcile;
 mod report;
+mod sockets;
 mod status;
 mod userspace;
 mod watch;
 
-pub use gateway_common::Reason;
+pub use gateway_common::{Reason, map::LIST_ENTRIES_MAX};
 pub use handle::Edge;
 pub use metrics::Metric;
-pub use policy::{Ceilings, LadderPolicy, Mode, Policy, Rate};
-pub use report::{Cause, Identity, Offence, OffenceKind, Reporter};
+pub use policy::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+pub use report::{Cause, Identity, Offence, OffenceKind, Peer, Reporter};
 pub use userspace::{Admission, Standing, Standings};

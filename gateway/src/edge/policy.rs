@@ -1,10 +1,10 @@
 //! What the configuration wants of the edge, as plain values. It must not know how any of it is carried out.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use gateway_common::{
     Ceiling,
-    map::{RunMode, Settings},
+    map::{self, Gate, HAS_GATE, HAS_NEIGHBOURHOODS, RunMode, SYNS_TOLD_AT_ONCE, Settings},
     source::v6_mask,
 };
 use ipnet::IpNet;
@@ -61,6 +61,16 @@ pub struct Ceilings {
     pub connections: Option<Rate>,
 }
 
+/// What to do where XDP cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fallback {
+    /// The same judgement at TC ingress.
+    #[default]
+    Tc,
+    /// The workers judge connections.
+    None,
+}
+
 /// Everything that the edge is asked to do.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Policy {
@@ -70,6 +80,14 @@ pub struct Policy {
     pub interfaces: Vec<String>,
     /// Whether the slow generic mode is acceptable where the driver has no native one.
     pub allow_generic: bool,
+    /// What to do where XDP cannot be had.
+    pub fallback: Fallback,
+    /// Folder on a bpffs in which links and maps outlive the process; none means that they die with it.
+    pub pin: Option<PathBuf>,
+    /// Whether what is pinned stays after a clean stop, for the next start.
+    pub keep: bool,
+    /// A file that takes the sampled drops, and its greatest size in bytes; there may be two of that size.
+    pub pcap: Option<(PathBuf, u64)>,
     /// Whether the kernel keeps its verdicts when the control plane stops beating.
     pub hold: bool,
     /// Bits of an IPv6 address that make one source, 48–64.
@@ -84,6 +102,12 @@ pub struct Policy {
     pub ports: Vec<u16>,
     /// Ceilings for each source.
     pub ceilings: Ceilings,
+    /// Ceilings that all sources of an IPv4 /24 or IPv6 /48 share: the excess is shed, whoever sent it.
+    pub neighbourhood: Ceilings,
+    /// A source whose credentials were accepted lately has 2^`raise` times the general ceilings; zero means the same.
+    pub raise: u32,
+    /// What happens under a flood of SYNs whose senders may be forged; none means that strangers are never told apart.
+    pub gate: Option<GatePolicy>,
     /// Cells for the ceilings, rounded up to a power of two (32 bytes each).
     pub cells: u32,
     /// Verdicts held at once.
@@ -98,6 +122,10 @@ impl Default for Policy {
             mode: Mode::Off,
             interfaces: Vec::new(),
             allow_generic: false,
+            fallback: Fallback::default(),
+            pin: None,
+            keep: false,
+            pcap: None,
             hold: false,
             v6_prefix: gateway_common::source::V6_PREFIX,
             never_drop: Vec::new(),
@@ -105,9 +133,58 @@ impl Default for Policy {
             deny: Vec::new(),
             ports: Vec::new(),
             ceilings: Ceilings::default(),
+            neighbourhood: Ceilings::default(),
+            raise: 2,
+            gate: Some(GatePolicy::default()),
             cells: 65_536,
             verdicts_max: 65_536,
             ladder: Some(LadderPolicy::default()),
+        }
+    }
+}
+
+/// The gate that strangers find closed under pressure.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GatePolicy {
+    /// New connections a second, from all sources together, that are pressure. Half of that keeps it up.
+    pub syns: u64,
+    /// How long it lasts after the last excess.
+    pub hold: Duration,
+    /// New connections a second that strangers are granted together meanwhile; beyond it they are asked for a SYN
+    /// cookie.
+    pub stranger_syns: u64,
+    /// Packets a second that strangers are granted together meanwhile which belong to no connection.
+    pub stranger_packets: u64,
+    /// Whether the host may be told to give SYN cookies always while the pressure lasts (`net.ipv4.tcp_syncookies`).
+    pub arm_cookies: bool,
+    /// Sources remembered to have completed a handshake (some 90 bytes each, taken at start).
+    pub verified_max: u32,
+}
+
+impl Default for GatePolicy {
+    fn default() -> Self {
+        Self {
+            syns: 20_000,
+            hold: Duration::from_secs(10),
+            stranger_syns: 1_000,
+            stranger_packets: 10_000,
+            arm_cookies: true,
+            verified_max: map::VERIFIED_DEFAULT,
+        }
+    }
+}
+
+impl GatePolicy {
+    fn gate(&self) -> Gate {
+        // A tenth of a second's worth may come at once: shorter peaks are no flood.
+        let meter = |per_second: u64| Ceiling::new(per_second, (per_second / 10).max(2 * SYNS_TOLD_AT_ONCE));
+        let budget = |per_second: u64| Ceiling::new(per_second, per_second / 10);
+        Gate {
+            enter: meter(self.syns),
+            stay: meter(self.syns / 2),
+            hold_ns: u64::try_from(self.hold.as_nanos()).unwrap_or(u64::MAX / 4),
+            syns: budget(self.stranger_syns),
+            packets: budget(self.stranger_packets),
         }
     }
 }
@@ -162,20 +239,39 @@ const BURST_BYTES_MIN: u64 = 131_072;
 impl Policy {
     /// As the kernel wants it; the lists are the writer's business.
     pub(super) fn settings(&self, seed: [u64; 2], cells: u32) -> Settings {
-        let ceiling = |rate: Option<Rate>, burst_min: u64| match rate {
-            Some(rate) => Ceiling::new(rate.per_second, rate.burst.max(burst_min)),
-            None => Ceiling::UNLIMITED,
-        };
+        let own = self.ceilings.ceilings();
+        let gate = self.gate.as_ref().map(GatePolicy::gate);
+        let mut lists = if gate.is_some() { HAS_GATE } else { 0 };
+        if self.neighbourhood != Ceilings::default() {
+            lists |= HAS_NEIGHBOURHOODS;
+        }
         Settings {
             mode: self.mode.run() as u32,
             stale_ns: if self.hold { 0 } else { STALE_NS },
             v6_mask: v6_mask(self.v6_prefix),
             seed,
             cells_mask: cells - 1,
-            packets: ceiling(self.ceilings.packets, 1),
-            bytes: ceiling(self.ceilings.bytes, BURST_BYTES_MIN),
-            connections: ceiling(self.ceilings.connections, 1),
+            lists,
+            packets: own.packets,
+            bytes: own.bytes,
+            connections: own.connections,
+            neighbourhood: self.neighbourhood.ceilings(),
+            gate: gate.unwrap_or(Gate::OPEN),
             ..Settings::OFF
+        }
+    }
+}
+
+impl Ceilings {
+    fn ceilings(&self) -> map::Ceilings {
+        let ceiling = |rate: Option<Rate>, burst_min: u64| match rate {
+            Some(rate) => Ceiling::new(rate.per_second, rate.burst.max(burst_min)),
+            None => Ceiling::UNLIMITED,
+        };
+        map::Ceilings {
+            packets: ceiling(self.packets, 1),
+            bytes: ceiling(self.bytes, BURST_BYTES_MIN),
+            connections: ceiling(self.connections, 1),
         }
     }
 }

@@ -5,12 +5,15 @@ use std::{collections::HashMap, sync::Arc};
 use aya::maps::MapError;
 use gateway_common::{
     Source,
-    map::{HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, LIST_ENTRIES_MAX, Settings, Verdict, rung},
+    map::{
+        Cut, FLOWS_MAX, Flow, HAS_DENY, HAS_FLOWS, HAS_NEVER_DROP, HAS_STANDINGS, HAS_VERDICTS, LIST_ENTRIES_MAX,
+        STANDINGS_MAX, Settings, Standing, Verdict, rung,
+    },
 };
 use ipnet::IpNet;
 
 use super::{
-    maps::{List, Maps},
+    maps::{Held, List, Maps},
     userspace::{Prefix, Rules, Standings},
 };
 
@@ -64,6 +67,10 @@ pub(super) struct Writer {
     settings: Option<Settings>,
     desired: HashMap<Source, Verdict>,
     applied: HashMap<Source, Verdict>,
+    /// Connections that the workers and the kernel cut.
+    cuts: HashMap<Flow, Cut>,
+    /// Sources whose ceilings the kernel raises.
+    raised: HashMap<Source, Standing>,
     pub failures: u64,
     pub last_failure: Option<String>,
 }
@@ -80,21 +87,62 @@ impl Writer {
             settings: None,
             desired: HashMap::new(),
             applied: HashMap::new(),
+            cuts: HashMap::new(),
+            raised: HashMap::new(),
             failures: 0,
             last_failure: None,
         }
     }
 
-    /// Takes another kernel's maps, or none; the new ones are empty.
-    pub fn adopt(&mut self, kernel: Option<Maps>) {
+    /// Takes another kernel's maps, or none; the new ones are empty unless `held` says what is in them.
+    pub fn adopt(&mut self, kernel: Option<Maps>, held: Option<Held>) {
         self.kernel = kernel;
         self.settings = None;
         self.applied.clear();
+        // A standing is earned again within seconds; a cut connection is closed by its worker.
+        self.raised.clear();
         (self.ports, self.never_drop, self.deny) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(held) = held {
+            (self.ports, self.never_drop, self.deny) = (held.ports, held.never_drop, held.deny);
+            self.applied = held.verdicts.into_iter().collect();
+            // Each until it expires.
+            self.cuts.extend(held.cuts);
+            self.raised = held.raised.into_iter().collect();
+        }
         if self.standings.is_killed() {
             // The switch outlives a reload.
             self.kill(true);
         }
+    }
+
+    /// Takes verdicts for its own that another process left in the maps; whatever else is there is removed with the next
+    /// sweep.
+    pub fn inherit(&mut self, now_ns: u64, verdicts: impl IntoIterator<Item = (Source, Verdict)>) -> usize {
+        let before = self.desired.len();
+        for (source, verdict) in verdicts {
+            if verdict.expiry_ns > now_ns && !self.desired.contains_key(&source) {
+                self.standings.put(source, verdict);
+                self.desired.insert(source, verdict);
+            }
+        }
+        self.desired.len() - before
+    }
+
+    /// Verdicts in the maps that this process did not write: the one that it succeeds may have been late.
+    pub fn strangers(&mut self) -> Vec<(Source, Verdict)> {
+        let Some(Ok(mut found)) = self.kernel.as_ref().map(Maps::verdicts) else { return Vec::new() };
+        found.retain(|(source, _)| !self.applied.contains_key(source));
+        self.applied.extend(found.iter().copied());
+        // What nobody knows would stay in the maps for ever.
+        if let Some(kernel) = &self.kernel {
+            for (flow, cut) in kernel.cuts().into_iter().flatten() {
+                self.cuts.entry(flow).or_insert(cut);
+            }
+            for (source, standing) in kernel.raised().into_iter().flatten() {
+                self.raised.entry(source).or_insert(standing);
+            }
+        }
+        found
     }
 
     pub fn kernel(&self) -> Option<&Maps> {
@@ -124,6 +172,7 @@ impl Writer {
         // Only the door is judged here: packets and bytes are the kernel's.
         (settings.packets, settings.bytes) = Default::default();
         settings.lists = self.lists() | HAS_VERDICTS;
+        settings.neighbourhood = gateway_common::map::Ceilings::UNLIMITED;
         self.standings.replace(Rules {
             settings,
             v6_prefix: self.wanted.v6_prefix,
@@ -159,7 +208,92 @@ impl Writer {
         for source in over {
             self.decide(source, None);
         }
+        self.sweep_cuts(now_ns);
+        self.sweep_raised(now_ns);
         self.sync();
+    }
+
+    /// Cuts a connection; false if no more are cut at once.
+    pub fn cut(&mut self, flow: Flow, cut: Cut) -> bool {
+        if self.cuts.len() >= FLOWS_MAX as usize && !self.cuts.contains_key(&flow) {
+            return false;
+        }
+        let is_first = self.cuts.is_empty();
+        self.cuts.insert(flow, cut);
+        self.standings.cut(flow, cut);
+        if is_first {
+            // The program must look into the table before there is something in it.
+            self.sync_settings();
+        }
+        let result = self.kernel.as_mut().map(|kernel| kernel.cut(flow, cut));
+        self.note(result);
+        true
+    }
+
+    pub fn cuts(&self) -> &HashMap<Flow, Cut> {
+        &self.cuts
+    }
+
+    fn sweep_cuts(&mut self, now_ns: u64) {
+        let over: Vec<Flow> =
+            self.cuts.iter().filter(|(_, cut)| cut.expiry_ns <= now_ns).map(|(flow, _)| *flow).collect();
+        for flow in over {
+            self.cuts.remove(&flow);
+            self.standings.mend(flow);
+            let result = self.kernel.as_mut().map(|kernel| kernel.mend(flow));
+            self.note(result);
+        }
+    }
+
+    /// Raises a source's ceilings in the kernel. What is far from its end is not written again.
+    pub fn raise(&mut self, source: Source, standing: Standing, now_ns: u64) {
+        if self.kernel.is_none() {
+            return;
+        }
+        let held = self.raised.get(&source);
+        let left_ns = |standing: &Standing| standing.expiry_ns.saturating_sub(now_ns);
+        let is_fresh = held.is_some_and(|held| held.raise == standing.raise && left_ns(held) > left_ns(&standing) / 2);
+        if is_fresh || held.is_none() && self.raised.len() >= STANDINGS_MAX as usize {
+            return;
+        }
+        let is_first = self.raised.is_empty();
+        self.raised.insert(source, standing);
+        if is_first {
+            self.sync_settings();
+        }
+        let result = self.kernel.as_mut().map(|kernel| kernel.raise(source, standing));
+        self.note(result);
+    }
+
+    pub fn raised(&self) -> &HashMap<Source, Standing> {
+        &self.raised
+    }
+
+    fn sweep_raised(&mut self, now_ns: u64) {
+        let over: Vec<Source> =
+            self.raised.iter().filter(|(_, one)| one.expiry_ns <= now_ns).map(|(source, _)| *source).collect();
+        for source in over {
+            self.raised.remove(&source);
+            let result = self.kernel.as_mut().map(|kernel| kernel.lower(source));
+            self.note(result);
+        }
+    }
+
+    /// A source completed a handshake: for where no program of the kernel says so.
+    pub fn verify(&mut self, source: Source, at_ns: u64) {
+        let result = self.kernel.as_mut().map(|kernel| kernel.verify(source, at_ns));
+        self.note(result);
+    }
+
+    /// Until when the kernel's own measure keeps strangers out.
+    pub fn pressure_until_ns(&self) -> u64 {
+        self.kernel.as_ref().and_then(|kernel| kernel.pressure_until_ns().ok()).unwrap_or(0)
+    }
+
+    /// Keeps strangers out until then.
+    pub fn press(&mut self, until_ns: u64) {
+        let result = self.kernel.as_mut().map(|kernel| kernel.press(until_ns));
+        self.note(result);
     }
 
     pub fn beat(&mut self, now_ns: u64) {
@@ -222,7 +356,13 @@ impl Writer {
 
     fn sync_settings(&mut self) {
         let mut settings = self.wanted.settings;
-        settings.lists = self.lists();
+        settings.lists |= self.lists();
+        if !self.cuts.is_empty() {
+            settings.lists |= HAS_FLOWS;
+        }
+        if !self.raised.is_empty() {
+            settings.lists |= HAS_STANDINGS;
+        }
         if self.kernel_wanted() > 0 || !self.applied.is_empty() {
             settings.lists |= HAS_VERDICTS;
         }
@@ -345,7 +485,7 @@ mod tests {
 
     #[test]
     fn what_expired_is_forgotten_by_the_workers_too() {
-        let standings = Arc::new(Standings::new(1));
+        let standings = Arc::new(Standings::new(1).0);
         let wanted = Wanted {
             settings: Settings { mode: gateway_common::map::RunMode::Enforce as u32, ..Settings::OFF },
             v6_prefix: 64,

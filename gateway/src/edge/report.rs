@@ -2,7 +2,7 @@
 //! It must not decide anything.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_common::Source;
+use gateway_common::{Source, map::Flow};
 use tokio::sync::mpsc;
 
 /// Offences waiting for the control plane.
@@ -64,11 +64,28 @@ impl OffenceKind {
     }
 }
 
+/// The connection over which a request came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// The client's end.
+    pub address: SocketAddr,
+    /// The gateway's port.
+    pub local_port: u16,
+}
+
+impl Peer {
+    pub(super) fn flow(self) -> Flow {
+        Flow::new(self.address.ip().into(), self.address.port(), self.local_port)
+    }
+}
+
 /// A request that was refused. Answers that the edge itself caused are not offences and must not be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Offence<'a> {
     /// The client's address.
     pub source: IpAddr,
+    /// The connection, if it is the client's own: none behind a trusted proxy, whose connections others share.
+    pub peer: Option<Peer>,
     /// Who the client says it is.
     pub identity: Identity,
     /// What it did.
@@ -97,6 +114,7 @@ pub struct Cause {
 pub(super) struct OffenceTold {
     pub at_ns: u64,
     pub source: Source,
+    pub flow: Option<Flow>,
     pub identity: Identity,
     pub kind: OffenceKind,
     pub cause: Cause,
@@ -201,6 +219,7 @@ impl Reporter {
         let told = OffenceTold {
             at_ns: now_ns,
             source: Source::new(offence.source, self.desk.v6_prefix.load(Ordering::Relaxed)),
+            flow: offence.peer.map(Peer::flow),
             identity: offence.identity,
             kind: offence.kind,
             cause: Cause {
@@ -272,6 +291,7 @@ mod tests {
         let (mut reporter, _inbox) = open_desk();
         let offence = Offence {
             source: IP,
+            peer: None,
             identity: Identity::None,
             kind: OffenceKind::BadRequest,
             plugin: "p",

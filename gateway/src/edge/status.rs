@@ -14,6 +14,7 @@ use super::{
     control::Control,
     events::{Sample, is_of},
     ladder::Decision,
+    report::Identity,
     userspace::Prefix,
 };
 use crate::clock::unix_ns;
@@ -27,8 +28,10 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
     let policy = &control.policy;
     let kernel = control.kernel.as_ref();
     let attached = kernel.map(|kernel| {
-        let one =
-            |attached: &super::attach::Attached| json!({"name": attached.interface, "mode": attached.guard.name()});
+        let one = |attached: &super::attach::Attached| {
+            let instead = attached.instead.as_ref().map(trouble);
+            json!({"name": attached.interface, "mode": attached.guard.name(), "why_not_native": instead})
+        };
         kernel.attached.iter().map(one).collect::<Vec<_>>()
     });
     json!({
@@ -36,15 +39,25 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "wanted": policy.mode.name(),
             "in_force": control.in_force().name(),
             "why": control.troubles().map(trouble).collect::<Vec<_>>(),
-            "advice": control.advice().map(trouble),
+            "advice": control.advice().map(trouble).collect::<Vec<_>>(),
             "kill_switch": control.standings.is_killed(),
             "judges_connections": control.standings.executes(),
             "needs_restart": control.needs_restart,
         },
         "interfaces": { "wanted": policy.interfaces, "attached": attached.unwrap_or_default() },
+        "pins": {
+            "wanted": policy.pin,
+            "in_force": kernel.and_then(super::attach::Kernel::pinned),
+            "why": control.pin_trouble().map(trouble),
+            "stay_after_a_stop": policy.keep || policy.hold,
+            "verdicts_inherited": control.inherited,
+        },
         "ports": policy.ports,
         "cells": super::control::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
+        "cut_connections": control.writer.cuts().len(),
+        "raised_sources": control.writer.raised().len(),
+        "pressure": pressure(control, &clock),
         "packets": packets(control),
         "connections": connections(control),
         "ladder": {
@@ -58,6 +71,12 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         },
         "decisions": control.history.iter().rev().take(SHOWN_MAX).map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().take(SHOWN_MAX).map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+        "pcap": control.capture.as_ref().map(|capture| json!({
+            "file": capture.path(),
+            "bytes": capture.bytes,
+            "packets": capture.packets,
+            "failure": capture.failure,
+        })),
         "map_failures": { "count": control.writer.failures, "last": control.writer.last_failure },
     })
 }
@@ -69,6 +88,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
     let desired = control.writer.desired().get(&source).filter(|verdict| verdict.expiry_ns > now_ns);
     let applied = control.writer.applied().get(&source);
     let cause = desired.and_then(|verdict| control.history.iter().rev().find(|one| one.id == verdict.decision));
+    let is_inherited = desired.is_some() && cause.is_none();
     let on = |nets: &[ipnet::IpNet]| nets.iter().any(|net| Prefix::new(net).holds(Address::from(ip)));
     let of_source = |one: &&Sample| is_of(one, source, policy.v6_prefix);
     json!({
@@ -78,7 +98,11 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "in_force": control.in_force().name(),
         "verdict": desired.map(|verdict| shown(source, verdict, &clock)),
         "in_kernel": applied.is_some(),
+        "handshake_completed": control.writer.kernel().and_then(|kernel| kernel.verified_at_ns(source))
+            .map(|at_ns| clock.text(at_ns)),
+        "ceilings_raised_until": control.writer.raised().get(&source).map(|one| clock.text(one.expiry_ns)),
         "cause": cause.map(|one| decision(one, &clock)),
+        "inherited": is_inherited,
         "lists": {
             "never_drop": on(&policy.never_drop),
             "trusted": on(&policy.trusted),
@@ -92,6 +116,36 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "events": control.events.latest().filter(of_source).take(SHOWN_OF_ONE_MAX)
             .map(|one| sample(one, &clock)).collect::<Vec<_>>(),
     })
+}
+
+fn pressure(control: &Control, clock: &Clock) -> Value {
+    let (pressure, gate) = (&control.pressure, control.policy.gate.as_ref());
+    json!({
+        "gate": gate.is_some(),
+        "under_pressure": pressure.since_ns.is_some(),
+        "since": pressure.since_ns.map(|since_ns| clock.text(since_ns)),
+        "entered": pressure.entered,
+        "begins_at_syns_per_second": gate.map(|gate| gate.syns),
+        "ends_at_syns_per_second": gate.map(|gate| gate.syns / 2),
+        "always_cookies": pressure.always_cookies,
+        "handshakes_told_by": if gate.is_none() {
+            "nobody"
+        } else if control.hears_sockets() {
+            "kernel"
+        } else {
+            "workers"
+        },
+        "lost_arrivals": control.standings.lost_arrivals.load(Ordering::Relaxed),
+    })
+}
+
+/// What is known of every source at which one of these identities was seen.
+pub(super) fn why_identity(control: &Control, identities: &[Identity], now_ns: u64) -> Value {
+    let mut sources = control.ladder.sources_of(identities);
+    // Whoever stands under a verdict first.
+    sources.sort_by_key(|source| std::cmp::Reverse(control.writer.desired().get(source).map(|verdict| verdict.rung)));
+    let shown = sources.iter().take(SHOWN_OF_ONE_MAX).map(|source| why(control, source.ip(), now_ns));
+    json!({ "sources": sources.len(), "shown": shown.collect::<Vec<_>>() })
 }
 
 fn standing(control: &Control, source: Source, now_ns: u64, clock: &Clock) -> Value {
@@ -144,6 +198,7 @@ fn decision(decision: &Decision, clock: &Clock) -> Value {
         "source": decision.source.ip().to_string(),
         "rung": decision.rung.number(),
         "name": decision.rung.name(),
+        "cut": decision.flow.map(|flow| json!({ "client_port": flow.client_port, "port": flow.port })),
         "held": decision.held.map(|held| held.name()),
         "plugin": &*decision.cause.plugin,
         "route": &*decision.cause.route,

@@ -2,7 +2,7 @@
 //! take no lock; the control plane is the only writer. The judgement itself is `gateway_common::judge`.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -12,12 +12,20 @@ use std::{
 use arc_swap::ArcSwap;
 use gateway_common::{
     Address, Reason, Source,
-    judge::{Judgement, Tables, judge},
-    map::{Cell, PULSE_KILL, RunMode, Settings, Verdict, rung},
+    judge::{Judgement, Proof, Tables, judge},
+    map::{
+        Cell, Cut, Flow, PULSE_KILL, PULSE_PRESSURE, Pressure, RunMode, Settings, Standing as Raised, Verdict, rung,
+    },
     packet::{Packet, TCP},
     reason::COUNTERS,
 };
 use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use super::Peer;
+
+/// Accepted connections waiting to be told.
+const ARRIVALS_WAITING_MAX: usize = 4_096;
 
 /// How a source stands with the gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +113,14 @@ pub struct Standings {
     /// Entries in `verdicts`: zero is the fast path.
     under_verdict: AtomicU32,
     verdicts: papaya::HashMap<Source, Verdict>,
+    /// Entries in `cuts`: zero is the fast path.
+    under_cut: AtomicU32,
+    cuts: papaya::HashMap<Flow, Cut>,
+    /// Whether the control plane wants to hear of every accepted connection.
+    tells: AtomicBool,
+    arrivals: mpsc::Sender<Source>,
+    /// Arrivals that found the queue full.
+    pub(super) lost_arrivals: AtomicU64,
     /// Whether connections are judged here because no kernel program judges packets.
     executes: AtomicBool,
     killed: AtomicBool,
@@ -114,16 +130,23 @@ pub struct Standings {
 }
 
 impl Standings {
-    pub(super) fn new(seed: u64) -> Self {
-        Self {
+    pub(super) fn new(seed: u64) -> (Self, mpsc::Receiver<Source>) {
+        let (arrivals, arrived) = mpsc::channel(ARRIVALS_WAITING_MAX);
+        let standings = Self {
             under_verdict: AtomicU32::new(0),
             verdicts: papaya::HashMap::new(),
+            under_cut: AtomicU32::new(0),
+            cuts: papaya::HashMap::new(),
+            tells: AtomicBool::new(false),
+            arrivals,
+            lost_arrivals: AtomicU64::new(0),
             executes: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             rules: ArcSwap::from_pointee(Rules::off()),
             outcomes: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
             random: AtomicU64::new(seed),
-        }
+        };
+        (standings, arrived)
     }
 
     /// How `source` stands at `now_ns` (monotonic). One relaxed load while nobody is under a verdict.
@@ -139,7 +162,7 @@ impl Standings {
         let source = Source::new(source, rules.v6_prefix);
         match self.verdicts.pin().get(&source) {
             Some(verdict) if verdict.expiry_ns > now_ns => match verdict.rung {
-                rung::DEGRADED => Standing::Degraded,
+                rung::DEGRADED | rung::CUT => Standing::Degraded,
                 rung::GATED => Standing::Gated,
                 rung::DROPPED.. => Standing::Dropped,
                 _ => Standing::Clear,
@@ -148,9 +171,28 @@ impl Standings {
         }
     }
 
+    /// Whether this connection is to be closed at once, with a reset (`SO_LINGER` of zero): the kernel drops what comes
+    /// over it, so that nothing else would tell the client. One relaxed load while no connection is cut; to be asked
+    /// before each request and, on connections that stay silent (WebSocket, HTTP/2), by the worker's sweep.
+    #[must_use]
+    pub fn is_cut(&self, peer: SocketAddr, local_port: u16, now_ns: u64) -> bool {
+        if self.under_cut.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let rules = self.rules.load();
+        if rules.settings.mode != RunMode::Enforce as u32 || self.killed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let flow = Peer { address: peer, local_port }.flow();
+        self.cuts.pin().get(&flow).is_some_and(|cut| cut.expiry_ns > now_ns)
+    }
+
     /// Judges a new connection from `source`, where no kernel program does; otherwise admits it unseen.
     #[must_use]
     pub fn admit_connection(&self, source: IpAddr, now_ns: u64) -> Admission {
+        if self.tells.load(Ordering::Relaxed) {
+            self.tell_arrival(source);
+        }
         if !self.executes.load(Ordering::Relaxed) {
             return Admission::Admit;
         }
@@ -159,9 +201,16 @@ impl Standings {
         if judgement.outcome.drops() { Admission::Refuse(judgement.outcome.reason) } else { Admission::Admit }
     }
 
+    fn tell_arrival(&self, ip: IpAddr) {
+        let source = Source::new(ip, self.rules.load().v6_prefix);
+        if self.arrivals.try_send(source).is_err() {
+            self.lost_arrivals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn judge(&self, ip: IpAddr, now_ns: u64) -> Judgement {
         let rules = self.rules.load();
-        let packet = Packet { address: ip.into(), protocol: TCP, port: 0, opens: true };
+        let packet = Packet { address: ip.into(), protocol: TCP, port: 0, sender_port: 0, opens: true };
         let source = packet.address.source(rules.settings.v6_mask);
         // A degraded source is the proxy's business: only the kernel's rungs are carried out at the door.
         let verdict = match self.under_verdict.load(Ordering::Relaxed) {
@@ -183,6 +232,10 @@ impl Standings {
 
     pub(super) fn executes(&self) -> bool {
         self.executes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn tell_arrivals(&self, tells: bool) {
+        self.tells.store(tells, Ordering::Relaxed);
     }
 
     pub(super) fn kill(&self, killed: bool) {
@@ -214,6 +267,21 @@ impl Standings {
     }
 }
 
+/// Connections cut.
+impl Standings {
+    pub(super) fn cut(&self, flow: Flow, cut: Cut) {
+        if self.cuts.pin().insert(flow, cut).is_none() {
+            self.under_cut.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn mend(&self, flow: Flow) {
+        if self.cuts.pin().remove(&flow).is_some() {
+            self.under_cut.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The judgement's view of one connection.
 struct Door<'a> {
     standings: &'a Standings,
@@ -229,7 +297,11 @@ impl Tables for Door<'_> {
 
     fn pulse(&self, index: u32) -> u64 {
         // The heart beats in this very process: only the kill switch can be on.
-        if index == PULSE_KILL { u64::from(self.standings.is_killed()) } else { self.now_ns }
+        match index {
+            PULSE_KILL => u64::from(self.standings.is_killed()),
+            PULSE_PRESSURE => 0,
+            _ => self.now_ns,
+        }
     }
 
     fn is_protected(&self, _protocol: u8, _port: u16) -> bool {
@@ -250,6 +322,37 @@ impl Tables for Door<'_> {
 
     fn cell(&self, index: u32) -> Option<&Cell> {
         self.rules.cells.get(index as usize)
+    }
+
+    // What lies below is the kernel's alone: a connection that reaches this door has completed its handshake, and
+    // `want` leaves these tables' flags out.
+
+    fn cut(&self, _flow: &Flow) -> Option<&Cut> {
+        None
+    }
+
+    fn standing(&self, _source: Source) -> Option<&Raised> {
+        None
+    }
+
+    fn neighbourhood(&self, _index: u32) -> Option<&Cell> {
+        None
+    }
+
+    fn pressure(&self) -> Option<&Pressure> {
+        None
+    }
+
+    fn is_verified(&self, _source: Source) -> bool {
+        true
+    }
+
+    fn proof(&self, _packet: &Packet) -> Proof {
+        Proof::Connection
+    }
+
+    fn count_syn(&self) -> u64 {
+        1
     }
 
     fn now_ns(&self) -> u64 {

@@ -150,6 +150,13 @@ impl Identities {
         index
     }
 
+    /// Ids of a consumer's credentials.
+    pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<&str> {
+        let keys = self.keys.values().filter(|key| key.consumer == consumer).map(|key| key.id.as_str());
+        let secrets = self.jwt.values().map(|known| &known.secret);
+        keys.chain(secrets.filter(|secret| secret.consumer == consumer).map(|secret| secret.id.as_str())).collect()
+    }
+
     /// Adds an API key; false when the key exists already.
     pub fn add_key(&mut self, key: &str, credential: ApiKey) -> bool {
         self.keys.insert(digest(key.as_bytes()), Arc::new(credential)).is_none()

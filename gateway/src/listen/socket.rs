@@ -29,13 +29,15 @@ pub struct Bound {
     pub sockets: Vec<TcpListener>,
 }
 
-/// Binds `count` sockets to a listen address.
+/// Binds `count` sockets to a listen address, which must be free unless they are to stand `beside` another gateway's.
 ///
 /// # Errors
 /// The system's, with the address.
-pub fn bind(listen: &Listen, stream: bool, count: usize) -> anyhow::Result<Bound> {
+pub fn bind(listen: &Listen, stream: bool, count: usize, beside: bool) -> anyhow::Result<Bound> {
     let mut address = listen.address;
-    refuse_a_taken_address(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
+    if !beside {
+        refuse_a_taken_address(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;
+    }
     let mut sockets = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = open(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))?;

@@ -13,7 +13,7 @@ use super::reply::{Refusal, Reply};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::Settings;
-use crate::edge::{Identity, Offence, OffenceKind};
+use crate::edge::{Identity, Offence, OffenceKind, Peer};
 
 /// Entries of the header that are looked at.
 const HOPS_MAX: usize = 64;
@@ -44,7 +44,8 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.
 pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
     let Some(edge) = &flight.worker.edge else { return };
-    let source = flight.exchange.client.ip;
+    let client = &flight.exchange.client;
+    let source = client.ip;
     let identity = identity(flight);
     let Some(reply) = reply else {
         let good = flight.upstream_status.is_some_and(|s| s.is_success() || s.is_redirection());
@@ -70,6 +71,8 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
         now_ns,
         &Offence {
             source,
+            // A trusted proxy's connection carries others too.
+            peer: (!client.trusted).then_some(Peer { address: client.peer, local_port: client.local_port }),
             identity,
             kind,
             plugin: reply.reason,
@@ -86,6 +89,8 @@ pub fn unparsed(worker: &Worker, client: Client, refusal: Refusal) {
     if let Some(edge) = &worker.edge {
         let offence = Offence {
             source: client.ip,
+            // The refusal ends the connection: there is none to cut.
+            peer: None,
             identity: Identity::None,
             kind: OffenceKind::BadRequest,
             plugin: reply.reason,

@@ -51,8 +51,10 @@ impl LogWriter {
     pub fn start() -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (writer, batches) = Self::with_queue();
         let (dropped, waiting) = (Arc::clone(&writer.dropped), Arc::clone(&writer.waiting_bytes));
-        let thread =
-            std::thread::Builder::new().name("log".into()).spawn(move || write(&batches, &dropped, &waiting))?;
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+            crate::privileges::of_files();
+            write(&batches, &dropped, &waiting);
+        })?;
         Ok((writer, thread))
     }
 

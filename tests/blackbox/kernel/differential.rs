@@ -2,15 +2,18 @@
 //! the JIT and the maps add must not show.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use gateway_common::{
     Address, Ceiling, Source,
-    judge::{Tables, judge},
-    map::{Cell, HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, PULSE_KILL, RunMode, Settings, Verdict, name, rung},
-    packet::{Frame, parse},
+    judge::{Proof, Tables, judge},
+    map::{
+        Cell, Cut, Flow, HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, NEIGHBOURHOOD_CELLS, PULSE_KILL, PULSE_PRESSURE,
+        Pressure, RunMode, Settings, Standing, Verdict, name, rung,
+    },
+    packet::{Frame, Packet, parse},
 };
 
 use super::{
@@ -30,6 +33,13 @@ struct Host {
     deny: Vec<(u128, u32)>,
     verdicts: HashMap<Source, Verdict>,
     cells: Vec<Cell>,
+    cuts: HashMap<Flow, Cut>,
+    standings: HashMap<Source, Standing>,
+    neighbourhoods: Vec<Cell>,
+    pressure: Pressure,
+    pressed_until_ns: u64,
+    verified: HashSet<Source>,
+    syns: AtomicU64,
 }
 
 fn bits(address: Address) -> u128 {
@@ -45,7 +55,11 @@ impl Tables for Host {
         Some(&self.settings)
     }
     fn pulse(&self, index: u32) -> u64 {
-        if index == PULSE_KILL { 0 } else { self.now_ns }
+        match index {
+            PULSE_KILL => 0,
+            PULSE_PRESSURE => self.pressed_until_ns,
+            _ => self.now_ns,
+        }
     }
     fn is_protected(&self, _protocol: u8, port: u16) -> bool {
         port == PORT
@@ -61,6 +75,28 @@ impl Tables for Host {
     }
     fn cell(&self, index: u32) -> Option<&Cell> {
         self.cells.get(index as usize)
+    }
+    fn cut(&self, flow: &Flow) -> Option<&Cut> {
+        self.cuts.get(flow)
+    }
+    fn standing(&self, source: Source) -> Option<&Standing> {
+        self.standings.get(&source)
+    }
+    fn neighbourhood(&self, index: u32) -> Option<&Cell> {
+        self.neighbourhoods.get(index as usize)
+    }
+    fn pressure(&self) -> Option<&Pressure> {
+        Some(&self.pressure)
+    }
+    fn is_verified(&self, source: Source) -> bool {
+        self.verified.contains(&source)
+    }
+    fn proof(&self, _packet: &Packet) -> Proof {
+        // Nobody listens where the test runs.
+        Proof::None
+    }
+    fn count_syn(&self) -> u64 {
+        self.syns.fetch_add(1, Ordering::Relaxed) + 1
     }
     fn now_ns(&self) -> u64 {
         self.now_ns
@@ -119,6 +155,13 @@ fn set_up(loaded: &mut Loaded, mode: RunMode) -> Host {
         deny: Vec::new(),
         verdicts: HashMap::new(),
         cells: (0..1_024).map(|_| Cell::default()).collect(),
+        cuts: HashMap::new(),
+        standings: HashMap::new(),
+        neighbourhoods: (0..NEIGHBOURHOOD_CELLS).map(|_| Cell::default()).collect(),
+        pressure: Pressure::default(),
+        pressed_until_ns: 0,
+        verified: HashSet::new(),
+        syns: AtomicU64::new(0),
     };
     let lists = [
         (name::NEVER_DROP, "192.0.2.1", 128),

@@ -5,11 +5,11 @@ use std::{net::IpAddr, time::Duration};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapError, PerCpuArray, lpm_trie::Key},
-    programs::{TestRunOptions, Xdp},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, Xdp},
 };
 use gateway_common::{
     Address, Source,
-    map::{self, Counter, Settings, Verdict, listener_bit, name},
+    map::{self, Counter, Cut, Flow, Settings, Standing, Verdict, Verified, listener_bit, name},
     packet::{TCP, UDP},
     reason::Outcome,
 };
@@ -18,6 +18,8 @@ use gateway_common::{
 pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/edge/gateway.bpf.o");
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
 
 /// Nanoseconds of the monotonic clock, which is the program's.
 pub fn now_ns() -> u64 {
@@ -53,6 +55,7 @@ impl Loaded {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(name::CELLS, cells)
             .map_max_entries(name::VERDICTS, 1_024)
+            .map_max_entries(name::VERIFIED, 1_024)
             .load_file(OBJECT)
             .expect("the object loads");
         let program: &mut Xdp =
@@ -105,10 +108,37 @@ impl Loaded {
     /// Puts a source under a verdict.
     pub fn judge(&mut self, address: &str, verdict: Verdict) {
         let source = Source::new(address.parse().expect("an address"), 64);
-        let map = self.ebpf.map_mut(name::VERDICTS).expect("the map exists");
-        HashMap::<_, Source, Verdict>::try_from(map).expect("it is a hash").insert(source, verdict, 0).expect("room");
+        self.hash::<Source, Verdict>(name::VERDICTS).insert(source, verdict, 0).expect("room");
         self.settings.lists |= map::HAS_VERDICTS;
         self.apply();
+    }
+
+    /// Cuts a connection of this client.
+    pub fn cut(&mut self, address: &str, client_port: u16, port: u16, cut: Cut) {
+        let flow = Flow::new(address.parse::<IpAddr>().expect("an address").into(), client_port, port);
+        self.hash::<Flow, Cut>(name::FLOWS).insert(flow, cut, 0).expect("room");
+        self.settings.lists |= map::HAS_FLOWS;
+        self.apply();
+    }
+
+    /// Raises a source's ceilings.
+    pub fn raise(&mut self, address: &str, standing: Standing) {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Standing>(name::STANDINGS).insert(source, standing, 0).expect("room");
+        self.settings.lists |= map::HAS_STANDINGS;
+        self.apply();
+    }
+
+    /// Takes a source for one that has completed a handshake.
+    pub fn verify(&mut self, address: &str) {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Verified>(name::VERIFIED).insert(source, Verified { at_ns: 1 }, 0).expect("room");
+    }
+
+    /// Whether a source has completed a handshake.
+    pub fn is_verified(&mut self, address: &str) -> bool {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        self.hash::<Source, Verified>(name::VERIFIED).get(&source, 0).is_ok()
     }
 
     /// Runs one frame `repeat` times; whether the last one was dropped, and the nanoseconds that one run took.
@@ -120,6 +150,24 @@ impl Loaded {
         let result = program.test_run(options).expect("the program runs");
         assert!(matches!(result.return_value, XDP_DROP | XDP_PASS), "{}", result.return_value);
         (result.return_value == XDP_DROP, result.duration)
+    }
+
+    /// Runs one frame through the classifier; whether it was dropped, or none if the kernel makes no packet of it.
+    pub fn classify(&mut self, frame: &[u8]) -> Option<bool> {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name::CLASSIFIER).expect("the program is there").try_into().expect("it is TC's");
+        if program.fd().is_err() {
+            program.load().expect("the verifier accepts it");
+        }
+        let options = TestRunOptions { data_in: Some(frame), ..Default::default() };
+        let result = match program.test_run(options) {
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EINVAL) => {
+                return None;
+            }
+            result => result.expect("the program runs"),
+        };
+        assert!(matches!(result.return_value, TC_ACT_SHOT | TC_ACT_UNSPEC), "{}", result.return_value);
+        Some(result.return_value == TC_ACT_SHOT)
     }
 
     /// What was counted, by the outcome's word, zeroes left out.
@@ -143,6 +191,10 @@ impl Loaded {
     /// Packets counted under one word.
     pub fn packets(&mut self, word: &str) -> u64 {
         self.counted().iter().find(|(name, _)| *name == word).map_or(0, |(_, counter)| counter.packets)
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut aya::maps::MapData, K, V> {
+        HashMap::try_from(self.ebpf.map_mut(name).expect("the map exists")).expect("it is a hash")
     }
 
     fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut aya::maps::MapData, T> {

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("document", 0),
     ("drain", 0),
     ("limits", 0),
+    ("privileges", 0),
     ("proxy::h1", 0),
     ("proxy::presence", 0),
     ("proxy::reply", 0),

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::edge::{Admission, Identity, Mode, Offence, OffenceKind, Standing};
+use crate::edge::{Admission, Mode, Offence, OffenceKind, Standing};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -65,7 +65,15 @@ fn enforce() -> Policy {
 fn offend(reporter: &mut Reporter, source: IpAddr, identity: Identity, times: u32) {
     for _ in 0..times {
         let kind = OffenceKind::RateLimited { retry_after: Duration::from_secs(60) };
-        let offence = Offence { source, identity, kind, plugin: "rate-limiting", route: "orders", request_id: "req-1" };
+        let offence = Offence {
+            source,
+            peer: None,
+            identity,
+            kind,
+            plugin: "rate-limiting",
+            route: "orders",
+            request_id: "req-1",
+        };
         reporter.offence(monotonic_ns(), &offence);
     }
 }
@@ -103,7 +111,8 @@ fn in_force(edge: &Edge) -> String {
 }
 
 fn on_loopback(port: u16) -> Policy {
-    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, ports: vec![port], ..enforce() }
+    let fallback = crate::edge::Fallback::None;
+    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, fallback, ports: vec![port], ..enforce() }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {

@@ -20,15 +20,17 @@ struct Rig {
     ladder: Ladder,
     now: u64,
     eligibility: Eligibility,
+    flow: Option<Flow>,
 }
 
 impl Rig {
     fn new() -> Self {
-        Self { ladder: Ladder::new(LadderPolicy::default()), now: 1_000 * SECOND, eligibility: Eligibility::Eligible }
+        let ladder = Ladder::new(LadderPolicy::default());
+        Self { ladder, now: 1_000 * SECOND, eligibility: Eligibility::Eligible, flow: None }
     }
 
     fn told(&self, n: u32, identity: Identity, kind: OffenceKind) -> OffenceTold {
-        OffenceTold { at_ns: self.now, source: source(n), identity, kind, cause: cause() }
+        OffenceTold { at_ns: self.now, source: source(n), flow: self.flow, identity, kind, cause: cause() }
     }
 
     fn limited(&mut self, n: u32, identity: Identity, times: u32) -> Vec<Decision> {
@@ -237,4 +239,43 @@ fn no_trace_of_a_million_decisions_drops_a_spared_address() {
 #[test]
 fn a_watched_source_takes_what_the_policy_says() {
     assert!(size_of::<Entry>() <= 768, "{}", size_of::<Entry>());
+}
+
+fn flow(client_port: u16) -> Option<Flow> {
+    Some(Flow::new(std::net::IpAddr::from([192, 0, 2, 1]).into(), client_port, 8000))
+}
+
+#[test]
+fn a_known_connection_is_cut_before_the_source_is_gated() {
+    let mut rig = Rig { flow: flow(40_000), ..Rig::new() };
+    rig.limited(1, A, 21);
+    rig.flow = flow(40_001);
+    let cut = rig.limited(1, A, 20);
+    assert_eq!((cut[0].rung, cut[0].flow, cut[0].held), (Rung::Cut, flow(40_001), None));
+    let gate = rig.limited(1, A, 20);
+    assert_eq!((gate[0].rung, gate[0].flow), (Rung::Gated, None));
+}
+
+#[test]
+fn beside_an_innocent_neighbour_connections_are_cut_again_and_again() {
+    let mut rig = Rig { flow: flow(40_000), ..Rig::new() };
+    rig.good(1, B, 10);
+    rig.limited(1, A, 21);
+    for port in 40_001..40_010 {
+        rig.flow = flow(port);
+        let cut = rig.limited(1, A, 20);
+        assert_eq!((cut[0].rung, cut[0].flow), (Rung::Cut, flow(port)));
+        assert_eq!(cut[0].held.is_some(), port > 40_001, "{port}");
+    }
+    assert_eq!(rig.rung(1), Rung::Cut);
+}
+
+#[test]
+fn an_address_that_is_never_dropped_keeps_its_connections() {
+    let mut rig = Rig { flow: flow(40_000), eligibility: Eligibility::Never, ..Rig::new() };
+    rig.limited(1, A, 21);
+    rig.now += 20 * SECOND;
+    for decision in rig.limited(1, A, 200) {
+        assert_eq!((decision.rung, decision.flow), (Rung::Degraded, None));
+    }
 }

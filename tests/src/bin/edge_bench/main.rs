@@ -1,5 +1,6 @@
-//! Nanoseconds a packet of the kernel program, exit by exit, beside a program that only drops: BPF_PROG_TEST_RUN in
-//! interleaved rounds, medians. Root only. It must not attach anything.
+//! The edge's bars. Without an argument: nanoseconds a packet of the kernel program, exit by exit, beside a program that
+//! only drops: BPF_PROG_TEST_RUN in interleaved rounds, medians. With `--flood`: good traffic under floods, in namespaces.
+//! Root only. It must not attach anything to the machine's own interfaces.
 #![allow(clippy::print_stdout)] // The figures are its purpose.
 
 use std::time::Duration;
@@ -15,7 +16,12 @@ mod frames;
 #[path = "../../../blackbox/kernel/loaded.rs"]
 mod loaded;
 
-mod empty;
+#[allow(dead_code)]
+#[path = "../../../blackbox/kernel/bare.rs"]
+mod bare;
+mod flood;
+mod generator;
+mod load;
 
 use frames::{L4, PORT, V4};
 use loaded::Loaded;
@@ -38,7 +44,11 @@ struct Exit {
 
 fn main() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "loading a program needs root");
-    let empty = empty::Program::load()?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--flood") {
+        return floods(&arguments);
+    }
+    let empty = bare::Program::load(bare::DROP)?;
     let mut exits = exits();
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
@@ -57,6 +67,20 @@ fn main() -> Result<()> {
         println!("{:<44} {own:>8.0} {:>10.2}", exit.name, own / bare);
     }
     in_turn(&empty)
+}
+
+/// `--flood [--mpps 0.5,1,2] [--seconds 5] [--filter NAME]`.
+fn floods(arguments: &[String]) -> Result<()> {
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).map(String::as_str)
+    };
+    let rates = value("--mpps").unwrap_or("0.5,1,2").split(',').map(|rate| Ok((rate.parse::<f64>()? * 1e6) as u64));
+    let rates = rates.collect::<Result<Vec<u64>>>()?;
+    let seconds = value("--seconds").unwrap_or("5").parse()?;
+    let wanted = value("--filter").unwrap_or("");
+    let filters: Vec<_> = flood::Filter::ALL.into_iter().filter(|filter| filter.name().contains(wanted)).collect();
+    flood::table(&rates, &filters, seconds)
 }
 
 /// Programs that differ only in what their maps hold.
@@ -112,7 +136,7 @@ fn measure(exit: &mut Exit) -> Result<f64> {
 }
 
 /// Many sources in turn, one packet a run: the caches are cold, and the timer's own cost is in both figures.
-fn in_turn(empty: &empty::Program) -> Result<()> {
+fn in_turn(empty: &bare::Program) -> Result<()> {
     let mut full = Loaded::new(CELLS, PORT);
     full.settings.stale_ns = 0;
     full.settings.packets = Ceiling::new(1_000_000, 1_000_000);

@@ -1,0 +1,50 @@
+//! Charging a word that several CPUs share: a theoretical arrival time, moved by compare-exchange. It must not know what
+//! is charged.
+
+use core::sync::atomic::AtomicU64;
+
+use crate::{
+    gcra::{Ceiling, decide},
+    judge::Tables,
+};
+
+/// What became of an attempt to charge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Charged {
+    /// Under the ceiling, and charged.
+    Admitted,
+    /// Above the ceiling; not charged.
+    Exceeded,
+    /// Others were faster three times; not charged.
+    Contended,
+}
+
+/// Charges `units` against a ceiling that is raised to 2^`raise` times its rate.
+#[inline(always)]
+pub fn charge<T: Tables>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64, raise: u32) -> Charged {
+    if ceiling.is_unlimited() {
+        return Charged::Admitted;
+    }
+    let cost_ns = if raise == 0 { ceiling.cost_ns(units) } else { ceiling.raised_cost_ns(units, raise) };
+    let attempt = |seen| attempt::<T>(tat, seen, now, cost_ns, ceiling.depth_ns());
+    // Written out: a loop that the compiler keeps has no end for the verifier, which without CAP_PERFMON also follows
+    // the branches that a CPU only guesses.
+    let seen = match attempt(T::load(tat)) {
+        Ok(charged) => return charged,
+        Err(seen) => seen,
+    };
+    let seen = match attempt(seen) {
+        Ok(charged) => return charged,
+        Err(seen) => seen,
+    };
+    attempt(seen).unwrap_or(Charged::Contended)
+}
+
+/// One attempt; what the word held if others were faster.
+#[inline(always)]
+fn attempt<T: Tables>(tat: &AtomicU64, seen: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Result<Charged, u64> {
+    let Some(next) = decide(seen, now, cost_ns, depth_ns) else {
+        return Ok(Charged::Exceeded);
+    };
+    T::compare_exchange(tat, seen, next).map(|()| Charged::Admitted)
+}
