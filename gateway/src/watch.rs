@@ -1,6 +1,6 @@
-//! Tells when a file changed: its folder is watched, since editors and Kubernetes replace files instead of writing them.
+//! Tells when files changed: their folders are watched, since editors and Kubernetes replace files instead of writing them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,17 +10,17 @@ use tokio::sync::mpsc;
 /// Changes come in bursts: the file is read when it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Changes of the file at `path`.
+/// Changes of files.
 pub struct Changes {
     events: mpsc::Receiver<()>,
     _watcher: notify::RecommendedWatcher,
 }
 
-/// Watches a file.
+/// Watches files, and folders with all that is in them.
 ///
 /// # Errors
-/// When its folder cannot be watched.
-pub fn file(path: &Path) -> anyhow::Result<Changes> {
+/// When a folder cannot be watched.
+pub fn paths(paths: &[PathBuf]) -> anyhow::Result<Changes> {
     let (sender, events) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading it is what a reload does itself.
@@ -29,8 +29,15 @@ pub fn file(path: &Path) -> anyhow::Result<Changes> {
             let _ = sender.try_send(());
         }
     })?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("cannot watch {}", folder.display()))?;
+    for path in paths {
+        let (folder, mode) = if path.is_dir() {
+            (path.as_path(), RecursiveMode::Recursive)
+        } else {
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)
+        };
+        watcher.watch(folder, mode).with_context(|| format!("cannot watch {}", folder.display()))?;
+    }
     Ok(Changes { events, _watcher: watcher })
 }
 

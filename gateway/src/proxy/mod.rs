@@ -6,6 +6,7 @@ pub mod body;
 pub mod exchange;
 pub mod flight;
 pub mod forward;
+pub mod grpc;
 pub mod h1;
 pub mod path;
 pub mod presence;

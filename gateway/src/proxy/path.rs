@@ -14,12 +14,12 @@ use super::flight::Flight;
 use super::presence::Serving;
 use super::reply::{self, Refusal, Reply};
 use super::worker::Worker;
-use super::{attempt, forward, report, sanitize, tunnel};
+use super::{attempt, forward, grpc, report, sanitize, tunnel};
 use crate::clock;
 use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
 use crate::plugins::{Flow, Plugin};
-use crate::router::{Facts, path};
+use crate::router::{Facts, View, path};
 
 /// What a connection knows when a request begins on it.
 pub struct Origin {
@@ -137,7 +137,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         headers: &ex.request.headers,
         sni,
     };
-    let found = local.snapshot.router.find(&facts).ok_or_else(|| refuse(Refusal::NoRoute))?;
+    let protocol = if ex.client.tls { "https" } else { "http" };
+    let view = View { facts: &facts, protocol, query: ex.query.as_deref(), source: ex.client.peer };
+    let found = local.snapshot.router.find(&view).ok_or_else(|| refuse(Refusal::NoRoute))?;
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));
     ex.captures = found.captures;
@@ -146,6 +148,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     flight.route = Some(found.route);
     if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
         return Err(https_required(ex, route.https_redirect));
+    }
+    if let Some(reply) = grpc::misfit(ex, route.protocols) {
+        return Err(reply);
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
         ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
