@@ -170,10 +170,12 @@ fn plugins(out: &mut String, snapshot: &Snapshot, route: &Route, asked: &Asked) 
         let mut line = |instance: &Instance| {
             let idle = if instance.protocols.has(protocol) { "" } else { ", not for this protocol" };
             let scope = scope(snapshot, &instance.info);
+            let place = instance.info.place;
+            let file = snapshot.bundle.0.get(usize::from(place.file)).map_or("", |text| text.name.as_str());
             let _ = writeln!(
                 out,
-                "  {:<24} priority {:<7} {scope}{idle} (line {})",
-                slot.kind.name, slot.kind.priority, instance.info.place.line
+                "  {:<24} priority {:<7} {scope}{idle} ({file}:{})",
+                slot.kind.name, slot.kind.priority, place.line
             );
         };
         if let Some(base) = &slot.base {

@@ -67,7 +67,12 @@ pub fn read<'a>(
             "one of 426, 301, 302, 307, 308",
         );
     }
-    let strip_path = f.boolean("strip_path").unwrap_or(true);
+    let strip_path = f.boolean("strip_path");
+    let grpc = protocols.has(Protocols::GRPC) || protocols.has(Protocols::GRPCS);
+    if grpc && strip_path == Some(true) {
+        report.mismatch(f.place_of("strip_path"), "`strip_path` of a route for gRPC", "false");
+    }
+    let strip_path = strip_path.unwrap_or(!grpc);
     let preserve_host = f.boolean("preserve_host").unwrap_or(false);
     f.choice("path_handling", &[("v0", ()), ("v1", ())]);
     f.boolean("request_buffering");
@@ -84,7 +89,8 @@ pub fn read<'a>(
                 report.mismatch(f.place_of(key), format!("`{key}` beside `expression`"), "one or the other");
             }
         }
-    } else if matchers.methods.0.is_empty()
+    } else if f.node("expression").is_none()
+        && matchers.methods.0.is_empty()
         && matchers.hosts.is_empty()
         && matchers.headers.is_empty()
         && matchers.prefixes.is_empty()
