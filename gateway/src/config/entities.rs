@@ -142,11 +142,9 @@ fn full(kind: &Entity, item: &Node) -> Map<String, Value> {
             let digest = json["cert"].as_str().and_then(super::keys::cert_digest);
             json.insert("cert_digest".into(), digest.into());
         }
-        "routes" => {
-            if json["expression"].is_null() {
-                json.remove("expression");
-                json.remove("priority");
-            }
+        "routes" if json["expression"].is_null() => {
+            json.remove("expression");
+            json.remove("priority");
         }
         _ => {}
     }

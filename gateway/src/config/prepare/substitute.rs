@@ -7,7 +7,8 @@ use super::Dialect;
 
 /// Fills in; `wrong` gets line, column and words of what cannot be. Nothing comes back when anything was wrong.
 pub fn fill<'a>(text: &'a str, dialect: &Dialect, mut wrong: impl FnMut(u32, u32, String)) -> Option<Cow<'a, str>> {
-    if !text.contains("${{") && !(dialect.env_subst && text.contains('$')) {
+    let wanted = if dialect.env_subst { "$" } else { "${{" };
+    if !text.contains(wanted) {
         return Some(Cow::Borrowed(text));
     }
     let mut out = String::with_capacity(text.len());

@@ -126,8 +126,7 @@ fn of_outline(outline: &Outline) -> Value {
 fn of_shape(shape: &Shape) -> Value {
     match shape {
         Shape::Any => json!({}),
-        // YAML 1.1 reads a bare `off` as false.
-        Shape::Text => json!({ "type": ["string", "boolean", "null"] }),
+        Shape::Text => json!({ "type": ["string", "null"] }),
         Shape::Boolean => json!({ "type": ["boolean", "null"] }),
         Shape::Integer(range) if *range.end() == i64::MAX => {
             json!({ "type": ["integer", "null"], "minimum": range.start() })
