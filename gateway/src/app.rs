@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{self, Control};
 use crate::clock;
-use crate::config::{Environment, Reload, Running, Snapshot};
+use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Policy};
 use crate::listen::{self, Bound, Command, Port, Thread};
@@ -28,19 +28,19 @@ use crate::watch;
 /// How to run.
 #[derive(Debug)]
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Run what is built of a file that asks for more.
-    pub allow_unsupported: bool,
+    /// The configuration: files and folders.
+    pub config: Vec<PathBuf>,
+    /// How they are read.
+    pub load: Load,
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
-    /// Kong's variables.
-    pub env: Environment,
 }
 
 /// What the control plane holds.
 struct App {
     running: Arc<Running>,
+    /// Held while a configuration is compiled: one at a time, in the order of their coming.
+    reloading: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -59,14 +59,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     crate::crypto::install();
     raise_descriptor_limit();
     let (shared, log) = shared()?;
-    let running =
-        match Running::start(&options.config, options.allow_unsupported, options.env.clone(), Arc::clone(&shared)) {
-            Ok(running) => running,
-            Err(errors) => {
-                eprint!("{errors}");
-                return Ok(ExitCode::from(2));
-            }
-        };
+    let running = match Running::start(&options.config, options.load.clone(), Arc::clone(&shared)) {
+        Ok(running) => Arc::new(running),
+        Err(errors) => {
+            eprint!("{errors}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     for warning in running.warnings().lines() {
         tracing::warn!("{warning}");
     }
@@ -80,7 +79,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
-        running: Arc::new(running),
+        running,
+        reloading: tokio::sync::Mutex::new(()),
         shared,
         edge,
         registry: Registry::default(),
@@ -180,7 +180,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     }
     let probed = Arc::clone(&app);
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
-    let mut changes = watch::file(app.running.path())?;
+    let mut changes = watch::paths(app.running.paths())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -192,8 +192,12 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => drop(app.tell(app.running.reload(), "SIGHUP")),
-            Some(()) = changes.recv() => drop(app.tell(app.running.reload_if_changed(), "file change")),
+            _ = hangup.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload, "SIGHUP"));
+            }
+            Some(()) = changes.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload_if_changed, "file change"));
+            }
             _ = tick.tick() => {
                 app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
                 app.shared.members.sweep();
@@ -239,6 +243,20 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
+    async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
+        self.take(read, why).await;
+    }
+
+    /// Compiles on a thread of its own, so that signals and the admin API do not wait for a large configuration.
+    async fn take(&self, compile: impl FnOnce(&Running) -> Reload + Send + 'static, why: &str) -> Reload {
+        let _turn = self.reloading.lock().await;
+        let running = Arc::clone(&self.running);
+        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
+        let lost =
+            |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
+        self.tell(outcome.unwrap_or_else(lost), why)
+    }
+
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
     fn tell(&self, outcome: Reload, why: &str) -> Reload {
         match &outcome {
@@ -268,7 +286,9 @@ impl App {
                 }
             }
             Reload::Same => tracing::debug!(why, "configuration is the same"),
-            Reload::Refused(errors) => tracing::error!(why, "configuration refused, the old one stays:\n{errors}"),
+            Reload::Refused(refused) => {
+                tracing::error!(why, "configuration refused, the old one stays:\n{}", refused.text);
+            }
         }
         outcome
     }
@@ -286,13 +306,24 @@ impl App {
     }
 }
 
+/// Memory that this process holds, in KiB; 0 where the system does not say.
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
+}
+
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
     }
 
-    fn replace(&self, text: &str, source: &str) -> Reload {
-        self.tell(self.running.replace(text, source), source)
+    async fn replace(&self, bundle: Bundle) -> Reload {
+        self.take(|running| running.replace(bundle), "POST /config").await
+    }
+
+    fn node(&self) -> &str {
+        &self.node
     }
 
     fn edge(&self) -> Option<&Arc<Edge>> {
@@ -309,6 +340,7 @@ impl Control for App {
             "workers": self.workers.len(),
             "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
+            "memory": { "rss_kib": rss_kib() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
             "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),

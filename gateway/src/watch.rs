@@ -1,6 +1,6 @@
-//! Tells when a file changed: its folder is watched, since editors and Kubernetes replace files instead of writing them.
+//! Tells when files changed: their folders are watched, since editors and Kubernetes replace files instead of writing them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A folder that is never quiet keeps a change waiting for this long at most.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Changes of the file at `path`.
+/// Changes of files.
 pub struct Changes {
     events: mpsc::Receiver<()>,
     /// When the first change came that was not told yet.
@@ -20,11 +20,11 @@ pub struct Changes {
     _watcher: notify::RecommendedWatcher,
 }
 
-/// Watches a file.
+/// Watches files, and folders with all that is in them.
 ///
 /// # Errors
-/// When its folder cannot be watched.
-pub fn file(path: &Path) -> anyhow::Result<Changes> {
+/// When a folder cannot be watched.
+pub fn paths(paths: &[PathBuf]) -> anyhow::Result<Changes> {
     let (sender, events) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading it is what a reload does itself.
@@ -33,8 +33,15 @@ pub fn file(path: &Path) -> anyhow::Result<Changes> {
             let _ = sender.try_send(());
         }
     })?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("cannot watch {}", folder.display()))?;
+    for path in paths {
+        let (folder, mode) = if path.is_dir() {
+            (path.as_path(), RecursiveMode::Recursive)
+        } else {
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+            (parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)
+        };
+        watcher.watch(folder, mode).with_context(|| format!("cannot watch {}", folder.display()))?;
+    }
     Ok(Changes { events, since: None, _watcher: watcher })
 }
 

@@ -16,6 +16,9 @@ pub struct Why {
     /// Address of the admin API.
     #[arg(long, env = "KONG_ADMIN_LISTEN", default_value = "127.0.0.1:8001")]
     admin: String,
+    /// What the admin API asks for (`gateway.admin_token`).
+    #[arg(long, env = "GATEWAY_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
 }
 
 impl Why {
@@ -30,7 +33,14 @@ impl Why {
         let mut stream =
             TcpStream::connect_timeout(&address, limit).with_context(|| format!("no gateway answers on {address}"))?;
         stream.set_read_timeout(Some(limit))?;
-        write!(stream, "GET /edge/why?ip={} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", self.ip)?;
+        let token = match &self.token {
+            Some(token) => {
+                ensure!(token.bytes().all(|b| b.is_ascii_graphic()), "the token holds odd characters");
+                format!("Authorization: Bearer {token}\r\n")
+            }
+            None => String::new(),
+        };
+        write!(stream, "GET /edge/why?ip={} HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n", self.ip)?;
         let mut answer = String::new();
         stream.take(1 << 20).read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;

@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::compile::Load;
+use super::entities::Entities;
+use super::keys::Keys;
 use super::settings::Settings;
+use super::sources::Bundle;
+use crate::document::Place;
 use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
-use crate::router::Router;
+use crate::router::Routes;
 use crate::router::stream::StreamRouter;
 use crate::upstreams::group::Group;
 
@@ -88,12 +93,36 @@ pub struct Service {
     pub group: Option<Arc<Group>>,
 }
 
+/// Where a plugin is declared: nested in an entity, or at top level with references.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// Place of the route.
+    pub route: Option<usize>,
+    /// Place of the service.
+    pub service: Option<usize>,
+    /// Place of the consumer.
+    pub consumer: Option<ConsumerIndex>,
+}
+
+/// What is known of a plugin entity besides what it does.
+#[derive(Debug)]
+pub struct PluginInfo {
+    /// UUID.
+    pub id: String,
+    /// Where it holds.
+    pub scope: Scope,
+    /// Where it stands.
+    pub place: Place,
+}
+
 /// One configured plugin.
 pub struct Instance {
     /// Its behaviour.
     pub plugin: Arc<dyn Plugin>,
     /// Protocols for which it runs.
     pub protocols: Protocols,
+    /// For people.
+    pub info: Arc<PluginInfo>,
 }
 
 /// One kind of plugin in a chain: the instance for everybody, and those of single consumers.
@@ -156,7 +185,7 @@ pub struct Snapshot {
     /// Routes in file order.
     pub routes: Vec<Route>,
     /// Finds a route.
-    pub router: Router,
+    pub router: Routes,
     /// Finds the route of a connection that is not HTTP.
     pub stream: StreamRouter,
     /// The certificates without HTTP's protocols, for stream routes.
@@ -169,10 +198,24 @@ pub struct Snapshot {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Counts of entities, for the status.
     pub counts: Counts,
-    /// SHA-256 of the text, hexadecimal.
+    /// Keys, key sets and authorities.
+    pub keys: Keys,
+    /// SHA-256 of the texts, hexadecimal.
     pub hash: String,
-    /// The text it was made of.
-    pub text: String,
+    /// The texts it was made of.
+    pub bundle: Bundle,
+    /// How they were read.
+    pub load: Arc<Load>,
+    /// The entities as the admin API shows them, made when they are first asked for.
+    pub(super) entities: OnceLock<Entities>,
+}
+
+impl Snapshot {
+    /// The entities as the admin API shows them. The first call reads the texts again: keep it off the data path.
+    #[must_use]
+    pub fn entities(&self) -> &Entities {
+        self.entities.get_or_init(|| Entities::read(&self.bundle, &self.load.dialect))
+    }
 }
 
 /// How many entities there are.

@@ -7,6 +7,7 @@ pub mod carry;
 pub mod exchange;
 pub mod flight;
 pub mod forward;
+pub mod grpc;
 pub mod h1;
 pub mod path;
 pub mod placement;

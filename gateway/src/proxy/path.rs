@@ -17,12 +17,12 @@ use super::flight::Flight;
 use super::presence::Serving;
 use super::reply::{self, Refusal, Reply};
 use super::worker::Worker;
-use super::{attempt, forward, report, sanitize, tunnel};
+use super::{attempt, forward, grpc, report, sanitize, tunnel};
 use crate::clock;
 use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
 use crate::plugins::{Flow, Plugin};
-use crate::router::{Facts, path};
+use crate::router::{Facts, View, path};
 use crate::upstreams::health::Sign;
 
 /// What a connection knows when a request begins on it.
@@ -176,7 +176,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         headers: &ex.request.headers,
         sni,
     };
-    let found = local.snapshot.router.find(&facts).ok_or_else(|| refuse(Refusal::NoRoute))?;
+    let protocol = if ex.client.tls { "https" } else { "http" };
+    let view = View { facts: &facts, protocol, query: ex.query.as_deref(), source: ex.client.peer };
+    let found = local.snapshot.router.find(&view).ok_or_else(|| refuse(Refusal::NoRoute))?;
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));
     ex.captures = found.captures;
@@ -192,6 +194,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     }
     if route.strip_path && climbs(&ex.path, matched) {
         return Err(refuse(Refusal::BadPath));
+    }
+    if let Some(reply) = grpc::misfit(ex, route.protocols) {
+        return Err(reply);
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
         ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
