@@ -251,10 +251,15 @@ impl App {
     async fn take(&self, compile: impl FnOnce(&Running) -> Reload + Send + 'static, why: &str) -> Reload {
         let _turn = self.reloading.lock().await;
         let running = Arc::clone(&self.running);
+        let before = running.current();
         let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
         let lost =
             |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
-        self.tell(outcome.unwrap_or_else(lost), why)
+        let outcome = self.tell(outcome.unwrap_or_else(lost), why);
+        if matches!(outcome, Reload::Adopted(_)) {
+            tokio::spawn(retire(before));
+        }
+        outcome
     }
 
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
@@ -304,6 +309,15 @@ impl App {
             }
         }
     }
+}
+
+/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Nobody waits for it.
+    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
 }
 
 /// Memory that this process holds, in KiB; 0 where the system does not say.

@@ -185,6 +185,8 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
         max_nodes: 4_000_000,
         max_depth: 64,
         max_total_scalar_bytes: 256 << 20,
+        // Anchors of real files hold a plugin's configuration; beyond this it is a bomb, told before it costs a second.
+        max_recorded_anchor_events: 200_000,
     };
     let options = serde_saphyr::options! {
         budget: budget,
