@@ -15,6 +15,7 @@ use crate::admin::{self, Control};
 use crate::clock;
 use crate::config::{Environment, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
+use crate::limits::pressure::Gauge;
 use crate::edge::{Edge, Policy};
 use crate::listen::{self, Bound, Command, Thread};
 use crate::plugins::Shared;
@@ -36,6 +37,9 @@ pub struct Options {
     /// Kong's variables.
     pub env: Environment,
 }
+
+/// How often memory is looked at: two small files, and a burst must not outrun it.
+const PRESSURE_LOOK: Duration = Duration::from_millis(100);
 
 /// What the control plane holds.
 struct App {
@@ -110,6 +114,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         windows: crate::limits::Windows::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
         writer,
+        pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
     };
     Ok((Arc::new(shared), log))
@@ -185,12 +190,15 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::interval(PRESSURE_LOOK);
+    let gauge = Gauge::find(settings.limits.memory_bytes);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => app.reload("SIGHUP"),
             Some(()) = changes.recv() => app.reload("file change"),
+            _ = look.tick() => app.measure(&gauge),
             _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
         }
     }
@@ -231,6 +239,15 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
+    /// Tells the workers how near the memory limit is.
+    fn measure(&self, gauge: &Gauge) {
+        let (used, limit) = gauge.read();
+        let pressure = &self.shared.pressure;
+        if pressure.measure(used, limit) {
+            tracing::warn!(level = ?pressure.level(), used, limit, "memory");
+        }
+    }
+
     fn reload(&self, why: &str) {
         self.tell(self.running.reload(), why);
     }
@@ -311,6 +328,8 @@ impl Control for App {
         let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
+        metrics::head(&mut out, "gateway_memory_pressure", "gauge", "0 calm, 1 sheds requests, 2 takes no connections.");
+        let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
         let mut last = "";

@@ -1,6 +1,7 @@
 //! From the text of a file to the immutable snapshot that requests run on. Every error is collected with its place; a
 //! snapshot exists only when there is none.
 
+pub mod bounds;
 mod certificates;
 mod compile;
 mod consumers;

@@ -22,6 +22,7 @@ use super::registry::{Entry, Order, Registered, Registry};
 use super::watched::Watched;
 use crate::clock;
 use crate::proxy::exchange::Client;
+use crate::proxy::line::{Lines, Severable};
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
 use crate::proxy::worker::Worker;
@@ -83,6 +84,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let presence = &registered.entry.presence;
+    if h2 {
+        presence.multiplex();
+    }
     let io = TokioIo::new(Watched::new(stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
@@ -97,7 +101,7 @@ where
         })
     };
     if h2 {
-        let connection = http2::Builder::new(OnThisThread)
+        let connection = http2::Builder::new(OnThisThread(Rc::clone(&registered.lines)))
             .max_concurrent_streams(100)
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
@@ -107,7 +111,9 @@ where
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
         let connection = pin!(connection);
-        drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await;
+        if let Some(Err(error)) = drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await {
+            worker.count_ended(fault(&error));
+        }
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -116,12 +122,32 @@ where
             .serve_connection(io, service)
             .with_upgrades();
         let connection = pin!(connection);
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await;
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        if let Some(Err(error)) = drive(connection, finish, &registered.entry).await {
+            worker.count_ended(fault(&error));
+        }
     }
 }
 
-/// Polls a connection until it ends, or the registry cuts it.
-async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) {
+/// The word for what ended a connection before its time.
+fn fault(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "head_too_large"
+    } else if error.is_parse() {
+        "syntax"
+    } else if error.is_incomplete_message() {
+        "incomplete"
+    } else {
+        "broken"
+    }
+}
+
+/// Polls a connection until it ends, or the registry cuts it; then there is nothing to return.
+async fn drive<C: Future>(
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+    entry: &Entry,
+) -> Option<C::Output> {
     let mut finishing = false;
     std::future::poll_fn(|cx| {
         match entry.order(cx.waker()) {
@@ -131,22 +157,22 @@ async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut 
                 finishing = true;
                 finish(connection.as_mut());
             }
-            Order::Cut => return Poll::Ready(()),
+            Order::Cut => return Poll::Ready(None),
         }
-        connection.as_mut().poll(cx).map(|_| ())
+        connection.as_mut().poll(cx).map(Some)
     })
-    .await;
+    .await
 }
 
-/// Runs hyper's streams on the worker's own thread.
-#[derive(Clone, Copy)]
-struct OnThisThread;
+/// Runs hyper's streams on the worker's own thread, each as one that can be cut alone.
+#[derive(Clone)]
+struct OnThisThread(Rc<Lines>);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread
 where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(Severable::new(future, &self.0));
     }
 }

@@ -93,6 +93,8 @@ pub struct Shared {
     pub circuits: crate::upstreams::circuit::Circuits,
     /// Writes log files off the request path.
     pub writer: LogWriter,
+    /// How near the process is to its memory limit.
+    pub pressure: crate::limits::Pressure,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }

@@ -15,7 +15,9 @@ use tokio::time::Sleep;
 use super::body::{BodyError, RequestBody};
 use super::flight::Flight;
 use super::h1::{BoxError, ResponseBody};
+use super::line::Line;
 use super::transport::{Berth, Transport};
+use crate::clock;
 
 /// A request body lent to an attempt, so that it is still there for the next one if nothing of it was taken.
 #[derive(Clone)]
@@ -83,6 +85,8 @@ pub struct AnswerBody {
     source: Source,
     idle_max: Duration,
     idle: Option<Pin<Box<Sleep>>>,
+    /// The stream that carries it, where one connection carries many.
+    line: Option<Rc<Line>>,
     flight: Box<Flight>,
 }
 
@@ -90,7 +94,7 @@ impl AnswerBody {
     /// A body that ends `flight`.
     #[must_use]
     pub fn new(source: Source, idle_max: Duration, flight: Box<Flight>) -> Self {
-        AnswerBody { source, idle_max, idle: None, flight }
+        AnswerBody { source, idle_max, idle: None, line: Line::current(), flight }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -124,8 +128,16 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        if let Some(line) = &this.line {
+            line.taken();
+        }
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(line) = &this.line
+                    && !frame.data_ref().is_none_or(Bytes::is_empty)
+                {
+                    line.offer(clock::monotonic_ns());
+                }
                 this.idle = None;
                 this.flight.sent_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(Some(Ok(frame)))

@@ -202,6 +202,7 @@ fn missed(failure: &Failure, idempotent: bool) -> Missed {
     let refusal = match &failure.reason {
         h1::Reason::RequestBody(source) => match source.downcast_ref::<BodyError>() {
             Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
+            Some(BodyError::Slow) => Refusal::RequestTimeout,
             _ => Refusal::BadRequest,
         },
         h1::Reason::RequestUnfit | h1::Reason::RequestLength => Refusal::BadRequest,

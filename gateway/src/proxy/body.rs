@@ -1,12 +1,15 @@
 //! Bodies: the client's on its way in (streamed, or held whole for a plugin that asked) with its size limit.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +17,33 @@ pub enum BodyError {
     /// More bytes than the configured limit.
     #[error("request body too large")]
     TooLarge,
+    /// Nothing came for too long, or the whole takes too long.
+    #[error("request body too slow")]
+    Slow,
     /// The client went away or broke the framing.
     #[error("client: {0}")]
     Client(#[from] hyper::Error),
+}
+
+/// How long a body may take: a timer that is made only when the client lets the gateway wait.
+pub struct Pace {
+    idle: Duration,
+    due: Instant,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    /// `idle` between two pieces, `whole` until the last one.
+    #[must_use]
+    pub fn new(idle: Duration, whole: Duration) -> Self {
+        Pace { idle, due: Instant::now() + whole, waiting: None }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (idle, due) = (self.idle, self.due);
+        let rings = || Box::pin(tokio::time::sleep_until(due.min(Instant::now() + idle)));
+        self.waiting.get_or_insert_with(rings).as_mut().poll(cx)
+    }
 }
 
 /// A request's body.
@@ -33,14 +60,16 @@ pub enum RequestBody {
         incoming: Incoming,
         /// Bytes that may still come; `None` is no limit.
         left: Option<u64>,
+        /// The client's time.
+        pace: Pace,
     },
 }
 
 impl RequestBody {
     /// The body of a request as hyper hands it over.
     #[must_use]
-    pub fn of(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, left: None } }
+    pub fn of(incoming: Incoming, pace: impl FnOnce() -> Pace) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, left: None, pace: pace() } }
     }
 
     /// Allows at most `bytes` from here on; a tighter limit stays.
@@ -62,13 +91,13 @@ impl RequestBody {
     /// # Errors
     /// `TooLarge`, or the client's failure.
     pub async fn hold(&mut self, bytes_max: usize) -> Result<(), BodyError> {
-        let Self::Stream { incoming, left } = self else { return Ok(()) };
+        let Self::Stream { incoming, left, .. } = self else { return Ok(()) };
         let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
         if incoming.size_hint().lower() > bytes_max as u64 {
             return Err(BodyError::TooLarge);
         }
         let mut whole = bytes::BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
+        while let Some(frame) = self.frame().await {
             if let Ok(data) = frame?.into_data() {
                 if whole.len() + data.len() > bytes_max {
                     return Err(BodyError::TooLarge);
@@ -103,11 +132,12 @@ impl Body for RequestBody {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
             }
-            Self::Stream { incoming, left } => {
-                let frame = match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
-                    Some(frame) => frame?,
-                    None => return Poll::Ready(None),
+            Self::Stream { incoming, left, pace } => {
+                let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+                    return pace.poll_over(cx).map(|()| Some(Err(BodyError::Slow)));
                 };
+                pace.waiting = None;
+                let Some(frame) = frame.transpose()? else { return Poll::Ready(None) };
                 if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
                     match left.checked_sub(data.len() as u64) {
                         Some(rest) => *left = rest,

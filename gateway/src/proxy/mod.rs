@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod flight;
 pub mod forward;
 pub mod h1;
+pub mod line;
 pub mod path;
 pub mod presence;
 pub mod reply;

@@ -1,23 +1,26 @@
 //! THE PATH: everything that happens to a request, in order. Each step is a line of `decide`; each "no" is an answer.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::answer::{AnswerBody, Source};
-use super::body::RequestBody;
+use super::body::{BodyError, Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
 use super::reply::{self, Refusal, Reply};
-use super::worker::Worker;
+use super::worker::{Seat, Worker};
 use super::{attempt, forward, report, sanitize, tunnel};
 use crate::clock;
 use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
+use crate::limits::Level;
 use crate::plugins::{Flow, Plugin};
 use crate::router::{Facts, path};
 
@@ -45,6 +48,9 @@ pub enum Answered {
     Upgraded(Box<(http::response::Parts, super::h1::Upgraded<super::transport::Transport>)>),
 }
 
+/// How long an upstream may be silent where no service says it (Kong `read_timeout`).
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// Serves one request.
 pub async fn serve(
     worker: Rc<Worker>,
@@ -55,9 +61,10 @@ pub async fn serve(
     let (parts, incoming) = request.into_parts();
     let local = worker.local();
     let raw_uri = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), |p| p.as_str().to_owned());
+    let timeouts = local.snapshot.settings.timeouts;
     let exchange = Exchange {
         request: parts,
-        body: RequestBody::of(incoming),
+        body: RequestBody::of(incoming, || Pace::new(timeouts.body, timeouts.request)),
         raw_uri,
         path: String::new(),
         upstream_path: String::new(),
@@ -100,12 +107,22 @@ fn refuse(refusal: Refusal) -> Box<Reply> {
     Box::new(refusal.reply())
 }
 
-/// Syntax, real client address, and how its source stands. True when it asks for a WebSocket.
+/// Room, syntax, real client address, and how its source stands. True when it asks for a WebSocket.
 fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
+    if flight.worker.shared.pressure.level() >= Level::Shed {
+        return Err(refuse(Refusal::Overloaded));
+    }
     let ex = &mut flight.exchange;
     let normal = sanitize::sanitize(&ex.request).map_err(refuse)?;
     (ex.path, ex.query, ex.host) = (normal.path, normal.query, normal.host);
     ex.host_port = normal.port;
+    let bytes_max = flight.local.snapshot.settings.limits.body_bytes;
+    if bytes_max > 0 {
+        ex.body.limit(bytes_max);
+        if ex.body.size_hint().lower() > bytes_max {
+            return Err(refuse(Refusal::BodyTooLarge));
+        }
+    }
     forward::strip_nominated(&mut ex.request.headers);
     if ex.request.version == http::Version::HTTP_2 {
         forward::join_cookies(&mut ex.request.headers);
@@ -188,15 +205,14 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
 }
 
 async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Reply>> {
-    let limit = flight.local.snapshot.settings.timeouts.idle;
-    match tokio::time::timeout(limit, flight.exchange.body.hold(bytes_max)).await {
-        Ok(Ok(())) => {
+    match flight.exchange.body.hold(bytes_max).await {
+        Ok(()) => {
             flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
             Ok(())
         }
-        Ok(Err(super::body::BodyError::TooLarge)) => Err(refuse(Refusal::BodyTooLarge)),
-        Ok(Err(super::body::BodyError::Client(_))) => Err(refuse(Refusal::BadRequest)),
-        Err(_) => Err(refuse(Refusal::RequestTimeout)),
+        Err(BodyError::TooLarge) => Err(refuse(Refusal::BodyTooLarge)),
+        Err(BodyError::Client(_)) => Err(refuse(Refusal::BadRequest)),
+        Err(BodyError::Slow) => Err(refuse(Refusal::RequestTimeout)),
     }
 }
 
@@ -212,7 +228,9 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     forward::mark_own(&mut response.headers, ex, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
-    if matches!(flight.exchange.body, RequestBody::Stream { .. }) {
+    let unread = matches!(flight.exchange.body, RequestBody::Stream { .. });
+    // A client that goes elsewhere frees memory.
+    if unread || reply.reason == Refusal::Overloaded.word() {
         response.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let source = response.body.take().map_or(Source::Empty, Source::Whole);
@@ -266,7 +284,9 @@ fn tunneled(
     forward::mark_proxied(&mut response.headers, &flight.exchange, 0, 0);
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
-        tunnel::spawn(client, upstream);
+        let service = flight.matched().and_then(|r| r.service).map(|s| &flight.local.snapshot.services[s]);
+        let idle_max = service.map_or(SILENCE_MAX, |s| s.read_timeout.max(s.write_timeout));
+        tunnel::spawn(client, upstream, idle_max, Seat::new(&flight.worker, flight.exchange.client.peer.ip()));
     }
     answer(flight, response, Source::Empty)
 }
@@ -309,7 +329,7 @@ fn answer(mut flight: Box<Flight>, response: Response, source: Source) -> hyper:
     let route = flight.matched();
     let idle_max = route
         .and_then(|r| r.service)
-        .map_or(std::time::Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout);
+        .map_or(SILENCE_MAX, |s| flight.local.snapshot.services[s].read_timeout);
     if flight.chain().logs {
         flight.sent_headers = Some(response.headers.clone());
     }

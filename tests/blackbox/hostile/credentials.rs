@@ -166,7 +166,7 @@ fn signatures(es256: &Es256) -> Vec<(String, String)> {
         ("four parts", format!("{good}.x")),
         ("five parts", format!("{good}.x.y")),
         ("blanks inside", format!("{text}. {tag}")),
-        ("standard base64", format!("{text}.{}", tag.replace(['-', '_'], "+"))),
+        ("standard base64", format!("{text}.+{}", &tag[1..])),
         ("a percent sign", format!("{text}.%41{}", &tag[1..])),
         ("another secret", hmac_token("HS256", &claims(), b"other")),
         ("an empty secret", hmac_token("HS256", &claims(), b"\0")),

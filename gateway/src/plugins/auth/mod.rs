@@ -240,6 +240,7 @@ pub(crate) mod bench {
             circuits: Default::default(),
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
+            pressure: Default::default(),
         });
         let setup =
             Setup { identities, shared: &shared, report: &report, place: tree.place, id: "p", route: "", service: "" };
