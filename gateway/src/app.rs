@@ -38,8 +38,9 @@ pub struct Options {
     pub env: Environment,
 }
 
-/// How often memory is looked at: two small files, and a burst must not outrun it.
-const PRESSURE_LOOK: Duration = Duration::from_millis(100);
+/// How often memory is looked at, far from its limit and near it: a burst must not outrun the looks.
+const LOOK_FAR: Duration = Duration::from_millis(100);
+const LOOK_NEAR: Duration = Duration::from_millis(10);
 
 /// What the control plane holds.
 struct App {
@@ -190,7 +191,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
-    let mut look = tokio::time::interval(PRESSURE_LOOK);
+    let mut look = tokio::time::Instant::now();
     let gauge = Gauge::find(settings.limits.memory_bytes);
     loop {
         tokio::select! {
@@ -198,7 +199,10 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
             _ = interrupt.recv() => break,
             _ = hangup.recv() => app.reload("SIGHUP"),
             Some(()) = changes.recv() => app.reload("file change"),
-            _ = look.tick() => app.measure(&gauge),
+            () = tokio::time::sleep_until(look) => {
+                let near = app.measure(&gauge);
+                look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
+            }
             _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
         }
     }
@@ -239,13 +243,14 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
-    /// Tells the workers how near the memory limit is.
-    fn measure(&self, gauge: &Gauge) {
+    /// Tells the workers how near the memory limit is; true when more than half of it is used.
+    fn measure(&self, gauge: &Gauge) -> bool {
         let (used, limit) = gauge.read();
         let pressure = &self.shared.pressure;
         if pressure.measure(used, limit) {
             tracing::warn!(level = ?pressure.level(), used, limit, "memory");
         }
+        used > limit / 2
     }
 
     fn reload(&self, why: &str) {

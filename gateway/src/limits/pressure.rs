@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// What is done about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,18 +16,28 @@ pub enum Level {
 }
 
 /// Shares of the limit, per cent, from which a level holds, and below which it ends.
-const SHED: (u64, u64) = (80, 75);
-const SHUT: (u64, u64) = (90, 85);
+const SHED: (u64, u64) = (75, 70);
+const SHUT: (u64, u64) = (85, 80);
 
-/// The level as workers read it.
+/// Share of the limit that held bodies may have, as a divisor. Measuring comes too late for them: one worker can read
+/// faster than anybody looks, so their bytes are counted before they are taken.
+const HELD_PART: u64 = 4;
+
+/// The level as workers read it, and the bytes that they hold.
 #[derive(Debug, Default)]
-pub struct Pressure(AtomicU8);
+pub struct Pressure {
+    level: AtomicU8,
+    /// Bytes of bodies held whole.
+    held: AtomicU64,
+    /// Bytes of them at most; 0 is no limit.
+    held_max: AtomicU64,
+}
 
 impl Pressure {
     /// The level now.
     #[must_use]
     pub fn level(&self) -> Level {
-        match self.0.load(Relaxed) {
+        match self.level.load(Relaxed) {
             0 => Level::Calm,
             1 => Level::Shed,
             _ => Level::Shut,
@@ -38,8 +48,26 @@ impl Pressure {
     pub fn measure(&self, used: u64, limit: u64) -> bool {
         let before = self.level();
         let now = judge(before, used, limit);
-        self.0.store(now as u8, Relaxed);
+        self.level.store(now as u8, Relaxed);
+        self.held_max.store(limit / HELD_PART, Relaxed);
         before != now
+    }
+
+    /// Room for `bytes` more of a held body; false if there is none. What was given is to be released.
+    #[must_use]
+    pub fn reserve(&self, bytes: u64) -> bool {
+        let max = self.held_max.load(Relaxed);
+        let held = self.held.fetch_add(bytes, Relaxed) + bytes;
+        if max > 0 && held > max {
+            self.release(bytes);
+            return false;
+        }
+        true
+    }
+
+    /// Gives room back.
+    pub fn release(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Relaxed);
     }
 }
 
@@ -144,7 +172,7 @@ mod tests {
     #[test]
     fn levels_rise_and_fall_with_a_gap_between() {
         let pressure = Pressure::default();
-        let levels: Vec<Level> = [79, 80, 76, 74, 90, 86, 84, 75, 0, 100]
+        let levels: Vec<Level> = [74, 75, 71, 69, 85, 81, 79, 70, 0, 100]
             .into_iter()
             .map(|percent| {
                 pressure.measure(percent, 100);
@@ -154,6 +182,17 @@ mod tests {
         use Level::{Calm, Shed, Shut};
         assert_eq!(levels, [Calm, Shed, Shed, Calm, Shut, Shut, Shed, Shed, Calm, Shut]);
         assert!(pressure.measure(1, 0) && pressure.level() == Calm, "no limit");
+    }
+
+    #[test]
+    fn held_bodies_have_a_part_of_the_limit() {
+        let pressure = Pressure::default();
+        assert!(pressure.reserve(1 << 40), "no limit, no bound");
+        pressure.release(1 << 40);
+        pressure.measure(0, 400);
+        assert!(pressure.reserve(60) && !pressure.reserve(41) && pressure.reserve(40));
+        pressure.release(100);
+        assert!(pressure.reserve(100));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub enum BodyError {
     /// More bytes than the configured limit.
     #[error("request body too large")]
     TooLarge,
+    /// There is no room for it.
+    #[error("no room to hold the request body")]
+    NoRoom,
     /// Nothing came for too long, or the whole takes too long.
     #[error("request body too slow")]
     Slow,
@@ -86,11 +89,11 @@ impl RequestBody {
     }
 
     /// Reads the body to its end and holds it, if it has at most `bytes_max`; a longer or unknown-length one beyond the limit
-    /// is an error.
+    /// is an error. `reserve` says whether there is room for so many bytes more.
     ///
     /// # Errors
-    /// `TooLarge`, or the client's failure.
-    pub async fn hold(&mut self, bytes_max: usize) -> Result<(), BodyError> {
+    /// `TooLarge`, `NoRoom`, or the client's failure.
+    pub async fn hold(&mut self, bytes_max: usize, reserve: impl Fn(u64) -> bool) -> Result<(), BodyError> {
         let Self::Stream { incoming, left, .. } = self else { return Ok(()) };
         let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
         if incoming.size_hint().lower() > bytes_max as u64 {
@@ -101,6 +104,9 @@ impl RequestBody {
             if let Ok(data) = frame?.into_data() {
                 if whole.len() + data.len() > bytes_max {
                     return Err(BodyError::TooLarge);
+                }
+                if !reserve(data.len() as u64) {
+                    return Err(BodyError::NoRoom);
                 }
                 whole.extend_from_slice(&data);
             }

@@ -205,13 +205,21 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
 }
 
 async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Reply>> {
-    match flight.exchange.body.hold(bytes_max).await {
+    let Flight { exchange, worker, held_bytes, .. } = &mut *flight;
+    let pressure = &worker.shared.pressure;
+    let reserve = |bytes| {
+        let room = pressure.reserve(bytes);
+        held_bytes.set(held_bytes.get() + if room { bytes } else { 0 });
+        room
+    };
+    match exchange.body.hold(bytes_max, reserve).await {
         Ok(()) => {
             flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
             Ok(())
         }
         Err(BodyError::TooLarge) => Err(refuse(Refusal::BodyTooLarge)),
         Err(BodyError::Client(_)) => Err(refuse(Refusal::BadRequest)),
+        Err(BodyError::NoRoom) => Err(refuse(Refusal::Overloaded)),
         Err(BodyError::Slow) => Err(refuse(Refusal::RequestTimeout)),
     }
 }
