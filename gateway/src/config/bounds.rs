@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::document::Fields;
+use crate::limits::pressure::Gauge;
 
 /// Time limits of the client side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +94,27 @@ impl Limits {
             Some(n) => n.unsigned_abs(),
             None => default,
         };
+        let memory_bytes = number("memory_bytes", 0);
         Limits {
             connections: match number("connections", 0) {
-                0 => connections_by_descriptors(),
+                0 => connections_by_descriptors().min(connections_by_memory(memory_bytes)),
                 n => n,
             },
             connections_per_source: number("connections_per_source", 0),
             body_bytes: number("body_bytes", 0),
-            memory_bytes: number("memory_bytes", 0),
+            memory_bytes,
         }
+    }
+}
+
+/// As many as the memory limit has room for when each is as busy as its buffers allow: looking at the memory that is used
+/// comes too late when hundreds of them begin at once.
+fn connections_by_memory(own_limit: u64) -> u64 {
+    /// Both directions' buffers of a connection and of its upstream's.
+    const CONNECTION_BYTES: u64 = 256 * 1024;
+    match Gauge::find(own_limit).limit() {
+        0 => u64::MAX,
+        limit => (limit / CONNECTION_BYTES).max(16),
     }
 }
 

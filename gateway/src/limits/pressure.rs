@@ -21,7 +21,7 @@ const SHUT: (u64, u64) = (85, 80);
 
 /// Share of the limit that held bodies may have, as a divisor. Measuring comes too late for them: one worker can read
 /// faster than anybody looks, so their bytes are counted before they are taken.
-const HELD_PART: u64 = 4;
+const HELD_PART: u64 = 8;
 
 /// The level as workers read it, and the bytes that they hold.
 #[derive(Debug, Default)]
@@ -111,6 +111,13 @@ impl Gauge {
         Gauge { group: group(&table, Path::new("/sys/fs/cgroup")), own_limit }
     }
 
+    /// The tightest limit, bytes; 0 is none.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        let group = self.group.as_ref().map_or(0, |group| group.limit);
+        [self.own_limit, group].into_iter().filter(|limit| *limit > 0).min().unwrap_or(0)
+    }
+
     /// Bytes used and the limit that they count against; the tighter one of the two limits decides.
     #[must_use]
     pub fn read(&self) -> (u64, u64) {
@@ -189,7 +196,7 @@ mod tests {
         let pressure = Pressure::default();
         assert!(pressure.reserve(1 << 40), "no limit, no bound");
         pressure.release(1 << 40);
-        pressure.measure(0, 400);
+        pressure.measure(0, 800);
         assert!(pressure.reserve(60) && !pressure.reserve(41) && pressure.reserve(40));
         pressure.release(100);
         assert!(pressure.reserve(100));

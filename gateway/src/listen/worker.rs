@@ -87,6 +87,9 @@ async fn run(
                 worker.renew_wall_clock();
                 worker.flush_log();
                 let now_ns = clock::monotonic_ns();
+                if worker.shared.pressure.level() >= Level::Shed {
+                    stir_allocator();
+                }
                 worker.pool.sweep(now_ns);
                 registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
                 if finishing && worker.connections.get() == 0 {
@@ -100,6 +103,13 @@ async fn run(
         }
     }
     worker.flush_log();
+}
+
+/// The allocator gives freed memory back to the system when it is asked for some, and a worker that sheds asks for
+/// little: without this what was freed would count as used for ever.
+fn stir_allocator() {
+    let blocks: Vec<Vec<u8>> = (12..=22).map(|bits| Vec::with_capacity(1 << bits)).collect();
+    drop(std::hint::black_box(blocks));
 }
 
 fn counted(worker: &Worker) -> metrics::Local {
