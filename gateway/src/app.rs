@@ -15,8 +15,8 @@ use crate::admin::{self, Control};
 use crate::clock;
 use crate::config::{Environment, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
-use crate::limits::pressure::Gauge;
 use crate::edge::{Edge, Policy};
+use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Thread};
 use crate::plugins::Shared;
 use crate::proxy::transport::TlsClients;
@@ -333,7 +333,12 @@ impl Control for App {
         let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
-        metrics::head(&mut out, "gateway_memory_pressure", "gauge", "0 calm, 1 sheds requests, 2 takes no connections.");
+        metrics::head(
+            &mut out,
+            "gateway_memory_pressure",
+            "gauge",
+            "0 calm, 1 sheds requests, 2 takes no connections.",
+        );
         let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());

@@ -182,10 +182,7 @@ fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
         return Err("connections");
     }
     let per_source = share(settings.limits.connections_per_source);
-    if per_source > 0
-        && worker.seats_of(ip) >= per_source
-        && !settings.trusted.iter().any(|net| net.contains(&ip))
-    {
+    if per_source > 0 && worker.seats_of(ip) >= per_source && !settings.trusted.iter().any(|net| net.contains(&ip)) {
         return Err("connections_per_source");
     }
     Ok(Seat::new(worker, ip))

@@ -335,9 +335,8 @@ fn response_limit(flight: &Flight, response: &Response) -> Option<usize> {
 fn answer(mut flight: Box<Flight>, response: Response, source: Source) -> hyper::Response<AnswerBody> {
     flight.status = Some(response.status);
     let route = flight.matched();
-    let idle_max = route
-        .and_then(|r| r.service)
-        .map_or(SILENCE_MAX, |s| flight.local.snapshot.services[s].read_timeout);
+    let idle_max =
+        route.and_then(|r| r.service).map_or(SILENCE_MAX, |s| flight.local.snapshot.services[s].read_timeout);
     if flight.chain().logs {
         flight.sent_headers = Some(response.headers.clone());
     }

@@ -140,11 +140,8 @@ impl Drop for Serving {
 mod tests {
     use super::*;
 
-    const P: Patience = Patience {
-        header: Duration::from_secs(10),
-        idle: Duration::from_secs(60),
-        write: Duration::from_secs(30),
-    };
+    const P: Patience =
+        Patience { header: Duration::from_secs(10), idle: Duration::from_secs(60), write: Duration::from_secs(30) };
     const S: u64 = 1_000_000_000;
 
     #[test]

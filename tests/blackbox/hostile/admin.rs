@@ -13,9 +13,20 @@ fn nobody_gets_in_by_a_trick() {
     let mut gateway = Gateway::start(&upstream.fill(super::CONFIG));
     let own = gateway.admin().to_string();
     let mut cases: Vec<(String, String)> = Vec::new();
-    for host in ["evil.test", "", "a b", "127.0.0.1.evil.test", "localhost.evil.test", "evil.test:8001", "1.2.3", "u@127.0.0.1",
-        "0x7f000001", "2130706433", "127.1", "127.0.0.1/x"]
-    {
+    for host in [
+        "evil.test",
+        "",
+        "a b",
+        "127.0.0.1.evil.test",
+        "localhost.evil.test",
+        "evil.test:8001",
+        "1.2.3",
+        "u@127.0.0.1",
+        "0x7f000001",
+        "2130706433",
+        "127.1",
+        "127.0.0.1/x",
+    ] {
         cases.push((format!("Host {host:?}"), format!("GET /config HTTP/1.1\r\nHost: {host}\r\n\r\n")));
     }
     cases.push(("no host".into(), "GET /config HTTP/1.1\r\n\r\n".into()));
@@ -37,9 +48,17 @@ fn nobody_gets_in_by_a_trick() {
     ] {
         cases.push((fields.trim().to_owned(), forged(fields)));
     }
-    for line in ["TRACE / HTTP/1.1", "CONNECT a:1 HTTP/1.1", "GET /../etc/passwd HTTP/1.1", "GET //config HTTP/1.1", "BREW / HTTP/1.1",
-        "GET /config/../config HTTP/1.1", "GET /%63onfig HTTP/1.1", "PUT /config HTTP/1.1", "DELETE /config HTTP/1.1"]
-    {
+    for line in [
+        "TRACE / HTTP/1.1",
+        "CONNECT a:1 HTTP/1.1",
+        "GET /../etc/passwd HTTP/1.1",
+        "GET //config HTTP/1.1",
+        "BREW / HTTP/1.1",
+        "GET /config/../config HTTP/1.1",
+        "GET /%63onfig HTTP/1.1",
+        "PUT /config HTTP/1.1",
+        "DELETE /config HTTP/1.1",
+    ] {
         cases.push((line.to_owned(), format!("{line}\r\nHost: {own}\r\n\r\n")));
     }
     for (what, bytes) in &cases {

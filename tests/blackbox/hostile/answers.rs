@@ -47,7 +47,10 @@ fn cases() -> Vec<(String, May, Vec<u8>)> {
         ("chunks and length", ok("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "5\r\nhello\r\n0\r\n\r\n")),
         ("an unknown coding", ok("Transfer-Encoding: cow\r\n", "hello")),
         ("gzip, chunked", ok("Transfer-Encoding: gzip, chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")),
-        ("chunked twice", ok("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")),
+        (
+            "chunked twice",
+            ok("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ),
         ("chunked, identity", ok("Transfer-Encoding: chunked, identity\r\n", "5\r\nhello\r\n0\r\n\r\n")),
         ("chunks in HTTP/1.0", {
             ok("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0")
@@ -105,7 +108,10 @@ fn cases() -> Vec<(String, May, Vec<u8>)> {
     }
     for (what, bytes) in [
         ("204 with a length", "HTTP/1.1 204 No Content\r\nContent-Length: 6\r\n\r\npoison".to_owned()),
-        ("204 with chunks", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n6\r\npoison\r\n0\r\n\r\n".into()),
+        (
+            "204 with chunks",
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n6\r\npoison\r\n0\r\n\r\n".into(),
+        ),
         ("204 with an answer behind", format!("HTTP/1.1 204 No Content\r\n\r\n{evil}")),
         ("304 with a body", "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\npoison".into()),
         ("304 with an answer behind", format!("HTTP/1.1 304 Not Modified\r\n\r\n{evil}")),

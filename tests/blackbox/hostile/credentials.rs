@@ -22,16 +22,51 @@ fn only_the_exact_key() {
     let mut gateway = Gateway::start(&upstream.fill(KEYS));
     let long = "a".repeat(10_000);
     let values = [
-        "", " ", "Alice-Key", "Alice-Key-12", "Alice-Key-1x", "xAlice-Key-1", "alice-key-1", "ALICE-KEY-1", "Alice-Key-1,",
-        "Alice-Key-1, second-key", "Alice-Key-1;second-key", "\"Alice-Key-1\"", "'Alice-Key-1'", "Alice Key 1", "Alice_Key_1",
-        "Alice-Key-1%00", "%41lice-Key-1", "QWxpY2UtS2V5LTE=", "Bearer Alice-Key-1", "Basic Alice-Key-1", "*", "%", "null",
-        "undefined", "true", "0", "' OR '1'='1", "Alice-Key-1\t\tx", "${jndi:ldap://x}", "../../etc/passwd", "{}", "[]", "alice",
+        "",
+        " ",
+        "Alice-Key",
+        "Alice-Key-12",
+        "Alice-Key-1x",
+        "xAlice-Key-1",
+        "alice-key-1",
+        "ALICE-KEY-1",
+        "Alice-Key-1,",
+        "Alice-Key-1, second-key",
+        "Alice-Key-1;second-key",
+        "\"Alice-Key-1\"",
+        "'Alice-Key-1'",
+        "Alice Key 1",
+        "Alice_Key_1",
+        "Alice-Key-1%00",
+        "%41lice-Key-1",
+        "QWxpY2UtS2V5LTE=",
+        "Bearer Alice-Key-1",
+        "Basic Alice-Key-1",
+        "*",
+        "%",
+        "null",
+        "undefined",
+        "true",
+        "0",
+        "' OR '1'='1",
+        "Alice-Key-1\t\tx",
+        "${jndi:ldap://x}",
+        "../../etc/passwd",
+        "{}",
+        "[]",
+        "alice",
         &long,
     ];
     let mut count = 0;
     let mut no = |request: Request| {
         let reply = gateway.send(&request);
-        assert!(matches!(reply.status, 400 | 401 | 403 | 431), "{:?} {:?}: {}", request.target, request.headers, reply.status);
+        assert!(
+            matches!(reply.status, 400 | 401 | 403 | 431),
+            "{:?} {:?}: {}",
+            request.target,
+            request.headers,
+            reply.status
+        );
         count += 1;
     };
     for value in values {
@@ -44,9 +79,16 @@ fn only_the_exact_key() {
     for name in ["api_key", "api-key", "x-api-key", "apikey2", "authorization", "key", "token", "cookie"] {
         no(Request::get("/key/x").header(name, good));
     }
-    for query in ["apikey[]=Alice-Key-1", "apikey[0]=Alice-Key-1", "apikey%00=Alice-Key-1", "x;apikey=Alice-Key-1",
-        "APIKEY=", "apikey=&apikey=", "?apikey=Alice-Key-1", "x=1#apikey=Alice-Key-1"]
-    {
+    for query in [
+        "apikey[]=Alice-Key-1",
+        "apikey[0]=Alice-Key-1",
+        "apikey%00=Alice-Key-1",
+        "x;apikey=Alice-Key-1",
+        "APIKEY=",
+        "apikey=&apikey=",
+        "?apikey=Alice-Key-1",
+        "x=1#apikey=Alice-Key-1",
+    ] {
         no(Request::get(&format!("/key/x?{query}")));
     }
     no(Request::get("/key/x").header("apikey", "bad").header("apikey", good));
@@ -91,20 +133,62 @@ fn signed(header: &str, claims: &str) -> String {
 fn headers() -> Vec<(String, String)> {
     let body = claims().to_string();
     let mut out = Vec::new();
-    for alg in ["none", "None", "NONE", "nOnE", "", "hs256", "Hs256", "HS256 ", "HS1", "HS257", "RS256", "ES256", "PS256", "EdDSA",
-        "HS256,none", "ES256K", "null"]
-    {
+    for alg in [
+        "none",
+        "None",
+        "NONE",
+        "nOnE",
+        "",
+        "hs256",
+        "Hs256",
+        "HS256 ",
+        "HS1",
+        "HS257",
+        "RS256",
+        "ES256",
+        "PS256",
+        "EdDSA",
+        "HS256,none",
+        "ES256K",
+        "null",
+    ] {
         out.push((format!("alg {alg:?}"), signed(&format!("{{\"typ\":\"JWT\",\"alg\":\"{alg}\"}}"), &body)));
     }
     for header in [
-        "{}", "[]", "null", "1", "\"x\"", "{", "", " ", "{\"alg\":null}", "{\"alg\":[\"HS256\"]}", "{\"alg\":{\"a\":1}}", "{\"alg\":256}",
-        "{\"alg\":\"none\",\"alg\":\"HS256\"}", "{\"alg\":\"HS256\",\"alg\":\"none\"}", "{\"alg\":\"HS256\",\"alg\":\"HS256\"}",
-        "{\"alg\":\"HS256\",\"crit\":[\"x\"],\"x\":1}", "{\"alg\":\"HS256\",\"crit\":[]}", "{\"alg\":\"HS256\",\"crit\":[\"exp\"],\"exp\":1}",
-        "{\"alg\":\"HS256\",\"crit\":[\"b64\"],\"b64\":false}", "{\"alg\":\"HS256\",\"b64\":false}", "{\"alg\":\"HS256\",\"b64\":\"false\"}",
-        "{\"alg\":\"HS256\",\"jwk\":{\"kty\":\"oct\",\"k\":\"AA\"}}", "{\"alg\":\"HS256\",\"jku\":\"http://127.0.0.1:1/\"}",
-        "{\"alg\":\"HS256\",\"x5u\":\"http://127.0.0.1:1/\"}", "{\"alg\":\"HS256\",\"x5c\":[\"AA\"]}", "{\"alg\":\"HS256\",\"zip\":\"DEF\"}",
-        "{\"alg\":\"HS256\",\"kid\":{\"a\":1}}", "{\"alg\":\"HS256\",\"kid\":1}", "{\"alg\":\"HS256\",\"typ\":1}",
-        "{\"alg\":\"HS256\"}x", "{\"alg\":\"HS256\"}{}", "{\"alg\":\"HS256\",}", "{'alg':'HS256'}", "{\"alg\":\"HS256\"/**/}",
+        "{}",
+        "[]",
+        "null",
+        "1",
+        "\"x\"",
+        "{",
+        "",
+        " ",
+        "{\"alg\":null}",
+        "{\"alg\":[\"HS256\"]}",
+        "{\"alg\":{\"a\":1}}",
+        "{\"alg\":256}",
+        "{\"alg\":\"none\",\"alg\":\"HS256\"}",
+        "{\"alg\":\"HS256\",\"alg\":\"none\"}",
+        "{\"alg\":\"HS256\",\"alg\":\"HS256\"}",
+        "{\"alg\":\"HS256\",\"crit\":[\"x\"],\"x\":1}",
+        "{\"alg\":\"HS256\",\"crit\":[]}",
+        "{\"alg\":\"HS256\",\"crit\":[\"exp\"],\"exp\":1}",
+        "{\"alg\":\"HS256\",\"crit\":[\"b64\"],\"b64\":false}",
+        "{\"alg\":\"HS256\",\"b64\":false}",
+        "{\"alg\":\"HS256\",\"b64\":\"false\"}",
+        "{\"alg\":\"HS256\",\"jwk\":{\"kty\":\"oct\",\"k\":\"AA\"}}",
+        "{\"alg\":\"HS256\",\"jku\":\"http://127.0.0.1:1/\"}",
+        "{\"alg\":\"HS256\",\"x5u\":\"http://127.0.0.1:1/\"}",
+        "{\"alg\":\"HS256\",\"x5c\":[\"AA\"]}",
+        "{\"alg\":\"HS256\",\"zip\":\"DEF\"}",
+        "{\"alg\":\"HS256\",\"kid\":{\"a\":1}}",
+        "{\"alg\":\"HS256\",\"kid\":1}",
+        "{\"alg\":\"HS256\",\"typ\":1}",
+        "{\"alg\":\"HS256\"}x",
+        "{\"alg\":\"HS256\"}{}",
+        "{\"alg\":\"HS256\",}",
+        "{'alg':'HS256'}",
+        "{\"alg\":\"HS256\"/**/}",
         "{\"\\u0061lg\":\"HS256\",\"alg\":\"none\"}",
     ] {
         out.push((format!("header {header}"), signed(header, &body)));
@@ -119,9 +203,23 @@ fn bodies() -> Vec<(String, String)> {
     let now = unix_seconds();
     let mut out = Vec::new();
     let exp = now + 600;
-    for exp in ["0", "-1", "1", "\"never\"", "true", "null", "[]", "{}", "1e-9", "-0", "\"9999999999\"", "[9999999999]", "NaN",
-        "Infinity", "1e999"]
-    {
+    for exp in [
+        "0",
+        "-1",
+        "1",
+        "\"never\"",
+        "true",
+        "null",
+        "[]",
+        "{}",
+        "1e-9",
+        "-0",
+        "\"9999999999\"",
+        "[9999999999]",
+        "NaN",
+        "Infinity",
+        "1e999",
+    ] {
         out.push((format!("exp {exp}"), signed(header, &format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp}}}"))));
     }
     for (what, body) in [
@@ -143,7 +241,10 @@ fn bodies() -> Vec<(String, String)> {
         ("no object", "[]".into()),
         ("no JSON", "exp".into()),
         ("nothing", String::new()),
-        ("5 000 levels", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"x\":{}{}}}", "[".repeat(2500), "]".repeat(2500))),
+        (
+            "5 000 levels",
+            format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"x\":{}{}}}", "[".repeat(2500), "]".repeat(2500)),
+        ),
         ("200 KB", format!("{{\"nbf\":1,\"iss\":\"ann-key\",\"exp\":{exp},\"x\":\"{}\"}}", "a".repeat(150_000))),
     ] {
         out.push((what.to_owned(), signed(header, &body)));
@@ -183,9 +284,7 @@ fn signatures(es256: &Es256) -> Vec<(String, String)> {
             );
             format!("{text}.{}", base64url([0u8; 64]))
         }),
-        ("another's token", {
-            Es256::new().token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 }))
-        }),
+        ("another's token", { Es256::new().token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 600, "nbf": 1 })) }),
         ("a header changed", {
             let other = hmac_token_with(&json!({ "alg": "HS256", "x": 1 }), &claims(), b"other");
             format!("{}.{}", other.rsplit_once('.').unwrap().0, tag)

@@ -84,7 +84,9 @@ fn twenty_reloads_under_load_lose_nothing() {
     idle.iter_mut().for_each(|client| drop(client.get("/x").expect(200)));
     let load = Load::start(gateway.proxy(), 4);
     for at in 0..20 {
-        let extra = format!("- {{ name: e{at}, url: \"http://127.0.0.1:1\", routes: [{{ paths: [/e{at}], plugins: [{{ name: request-termination, config: {{ status_code: 200 }} }}] }}] }}\n");
+        let extra = format!(
+            "- {{ name: e{at}, url: \"http://127.0.0.1:1\", routes: [{{ paths: [/e{at}], plugins: [{{ name: request-termination, config: {{ status_code: 200 }} }}] }}] }}\n"
+        );
         gateway.reload(&format!("{}{extra}", upstream.fill(CONFIG)), || gateway.get(&format!("/e{at}")).status == 200);
     }
     let (served, wrong) = load.finish();
@@ -315,7 +317,11 @@ consumers:
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1")
         .start();
-    let token = hmac_token("HS256", &json!({ "iss": "ann", "exp": unix_seconds() + 600 }), b"a-secret-of-more-than-thirty-two-bytes");
+    let token = hmac_token(
+        "HS256",
+        &json!({ "iss": "ann", "exp": unix_seconds() + 600 }),
+        b"a-secret-of-more-than-thirty-two-bytes",
+    );
     let bearer = Request::get("/jwt").header("Authorization", &format!("Bearer {token}"));
     gateway.send(&bearer).expect(200);
     let mut kept = gateway.connect();
@@ -360,7 +366,10 @@ impl Group {
     fn used_kib(&self) -> u64 {
         let text = fs::read_to_string(self.0.join("memory.usage_in_bytes")).unwrap();
         let stat = fs::read_to_string(self.0.join("memory.stat")).unwrap();
-        let cached = stat.lines().filter_map(|line| line.split_once("active_file ")).filter(|(before, _)| before.starts_with("total_"));
+        let cached = stat
+            .lines()
+            .filter_map(|line| line.split_once("active_file "))
+            .filter(|(before, _)| before.starts_with("total_"));
         let cached: u64 = cached.map(|(_, bytes)| bytes.parse::<u64>().unwrap()).sum();
         text.trim().parse::<u64>().unwrap().saturating_sub(cached) >> 10
     }
@@ -380,8 +389,14 @@ fn memory_runs_out() {
     let Some(group) = Group::new(LIMIT) else {
         return skip(name, "no control group of version 1 can be made here");
     };
-    let upstream = Upstream::new(|seen| if seen.method == "POST" { Answer::Hang } else { Answer::reply(200, &[], b"ok") });
-    let text = format!("{}gateway:\n  timeouts: {{ body: 20s, idle: 20s }}\n", upstream.fill(CONFIG).replace("[/] }", "[/], plugins: [{ name: request-transformer, config: { add: { body: [\"a:b\"] } } }] }"));
+    let upstream =
+        Upstream::new(|seen| if seen.method == "POST" { Answer::Hang } else { Answer::reply(200, &[], b"ok") });
+    let text = format!(
+        "{}gateway:\n  timeouts: {{ body: 20s, idle: 20s }}\n",
+        upstream
+            .fill(CONFIG)
+            .replace("[/] }", "[/], plugins: [{ name: request-transformer, config: { add: { body: [\"a:b\"] } } }] }")
+    );
     let Some(mut gateway) = group.within(|| Gateway::start(&text)) else {
         return skip(name, "a thread cannot be moved into the group");
     };

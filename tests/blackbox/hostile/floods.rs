@@ -6,7 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::say;
-use gateway_tests::h2frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, block};
+use gateway_tests::h2frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, block,
+};
 use gateway_tests::{Gateway, Upstream};
 
 use super::slow::resident_kib;
@@ -103,7 +105,9 @@ fn floods_are_ended_or_absorbed() {
         0 => frames.send(HEADERS, open, 1, &bomb),
         _ => frames.send(HEADERS, open, at * 2 + 1, &references),
     });
-    flood(&gateway, "streams without end", 10_000, &mut |frames, at| frames.send(HEADERS, END_HEADERS, at * 2 + 1, &request));
+    flood(&gateway, "streams without end", 10_000, &mut |frames, at| {
+        frames.send(HEADERS, END_HEADERS, at * 2 + 1, &request)
+    });
     assert!(gateway.runs());
     gateway.get("/pub/after").expect(200);
     say("CASES floods: 11");

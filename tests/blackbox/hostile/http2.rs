@@ -23,36 +23,123 @@ fn cases() -> Vec<(String, Vec<Field>)> {
         out.push((what, fields));
     };
     for (name, value) in [
-        ("transfer-encoding", "chunked"), ("transfer-encoding", "identity"), ("transfer-encoding", ""), ("connection", "close"),
-        ("connection", "x-y"), ("connection", ""), ("upgrade", "h2c"), ("upgrade", "websocket"), ("keep-alive", "timeout=5"),
-        ("proxy-connection", "keep-alive"), ("te", "chunked"), ("te", "trailers, chunked"), ("te", ""), ("host", "evil.test"),
-        ("host", "gw.test, evil.test"), ("content-length", "5"), ("content-length", "+0"), ("content-length", "-1"), ("content-length", "0x0"),
-        ("content-length", "0, 0"), ("content-length", ""), ("x-y", "a\r\nb: c"), ("x-y", "a\nb"), ("x-y", "a\rb"), ("x-y", "a\0b"),
-        ("x-y", "\r\n\r\nGET /admin HTTP/1.1"), ("x-y:", "a"), ("x y", "a"), ("x\r\ny", "a"), ("x\ny", "a"), ("x\0y", "a"), ("X-Y", "a"),
-        ("x-Y", "a"), ("", "a"), (":", "a"), (":x", "a"), (":status", "200"), (":path", "/admin"), (":method", "POST"), (":authority", "evil.test"),
-        (":scheme", "https"), (":protocol", "websocket"), ("transfer_encoding", "chunked"), ("content_length", "5"),
-        ("x_consumer_username", "root"), ("x_forwarded_for", "1.2.3.4"), ("x/y", "a"), ("x(y)", "a"), ("x\x7fy", "a"), ("x-y", "a\x01b"),
-        ("x-y", "a\x7fb"), ("expect", "x"), ("\u{e9}", "a"),
+        ("transfer-encoding", "chunked"),
+        ("transfer-encoding", "identity"),
+        ("transfer-encoding", ""),
+        ("connection", "close"),
+        ("connection", "x-y"),
+        ("connection", ""),
+        ("upgrade", "h2c"),
+        ("upgrade", "websocket"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "chunked"),
+        ("te", "trailers, chunked"),
+        ("te", ""),
+        ("host", "evil.test"),
+        ("host", "gw.test, evil.test"),
+        ("content-length", "5"),
+        ("content-length", "+0"),
+        ("content-length", "-1"),
+        ("content-length", "0x0"),
+        ("content-length", "0, 0"),
+        ("content-length", ""),
+        ("x-y", "a\r\nb: c"),
+        ("x-y", "a\nb"),
+        ("x-y", "a\rb"),
+        ("x-y", "a\0b"),
+        ("x-y", "\r\n\r\nGET /admin HTTP/1.1"),
+        ("x-y:", "a"),
+        ("x y", "a"),
+        ("x\r\ny", "a"),
+        ("x\ny", "a"),
+        ("x\0y", "a"),
+        ("X-Y", "a"),
+        ("x-Y", "a"),
+        ("", "a"),
+        (":", "a"),
+        (":x", "a"),
+        (":status", "200"),
+        (":path", "/admin"),
+        (":method", "POST"),
+        (":authority", "evil.test"),
+        (":scheme", "https"),
+        (":protocol", "websocket"),
+        ("transfer_encoding", "chunked"),
+        ("content_length", "5"),
+        ("x_consumer_username", "root"),
+        ("x_forwarded_for", "1.2.3.4"),
+        ("x/y", "a"),
+        ("x(y)", "a"),
+        ("x\x7fy", "a"),
+        ("x-y", "a\x01b"),
+        ("x-y", "a\x7fb"),
+        ("expect", "x"),
+        ("\u{e9}", "a"),
     ] {
         with(name.as_bytes(), value.as_bytes());
     }
-    for path in ["", "*", "x", "?x", "#x", "http://gw.test/pub/x", "/pub/x y", "/pub/x\t", "/pub/x\r\n", "/pub/x\0", "/pub/x\x7f",
-        "/pub/\u{e9}", "/pub/x HTTP/1.1\r\nhost: evil.test\r\n\r\nGET /admin", "/pub/..%2fadmin/x", "/pub/..;/admin/x", "/pub\\..\\admin",
-        "/pub/%252e%252e/admin/x", "/pub/%c0%ae%c0%ae/admin/x", "/pub/%zz", "/pub/%00", "/pub/../admin/x", "//admin/x", "/%61dmin/x",
-        "/pub/%2e%2e/admin/x", "/nowhere"]
-    {
+    for path in [
+        "",
+        "*",
+        "x",
+        "?x",
+        "#x",
+        "http://gw.test/pub/x",
+        "/pub/x y",
+        "/pub/x\t",
+        "/pub/x\r\n",
+        "/pub/x\0",
+        "/pub/x\x7f",
+        "/pub/\u{e9}",
+        "/pub/x HTTP/1.1\r\nhost: evil.test\r\n\r\nGET /admin",
+        "/pub/..%2fadmin/x",
+        "/pub/..;/admin/x",
+        "/pub\\..\\admin",
+        "/pub/%252e%252e/admin/x",
+        "/pub/%c0%ae%c0%ae/admin/x",
+        "/pub/%zz",
+        "/pub/%00",
+        "/pub/../admin/x",
+        "//admin/x",
+        "/%61dmin/x",
+        "/pub/%2e%2e/admin/x",
+        "/nowhere",
+    ] {
         out.push((format!(":path {path:?}"), request("GET", path)));
     }
-    for method in ["", "GET ", "G T", "GET\r\n", "GET /smuggled HTTP/1.1\r\n", "G\0T", "CONNECT", "TRACE", "G(T", "\u{e9}"] {
+    for method in
+        ["", "GET ", "G T", "GET\r\n", "GET /smuggled HTTP/1.1\r\n", "G\0T", "CONNECT", "TRACE", "G(T", "\u{e9}"]
+    {
         out.push((format!(":method {method:?}"), request(method, "/pub/x")));
     }
     for (name, values) in [
-        (":authority", &["", "a b", "a/pub", "u@gw.test", "gw.test:99999", "gw.test:x", "a\r\nx: y", "a\0b", "[::1", "a,b", "a?b", "a#b", "\u{e9}"][..]),
+        (
+            ":authority",
+            &[
+                "",
+                "a b",
+                "a/pub",
+                "u@gw.test",
+                "gw.test:99999",
+                "gw.test:x",
+                "a\r\nx: y",
+                "a\0b",
+                "[::1",
+                "a,b",
+                "a?b",
+                "a#b",
+                "\u{e9}",
+            ][..],
+        ),
         (":scheme", &["", "ftp", "http\r\nx: y", "http ", "javascript", "file"][..]),
     ] {
         for value in values {
             let mut fields = request("GET", "/pub/x");
-            fields.iter_mut().filter(|known| known.0 == name.as_bytes()).for_each(|known| known.1 = value.as_bytes().to_vec());
+            fields
+                .iter_mut()
+                .filter(|known| known.0 == name.as_bytes())
+                .for_each(|known| known.1 = value.as_bytes().to_vec());
             out.push((format!("{name} {value:?}"), fields));
         }
     }

@@ -98,7 +98,10 @@ fn heads_have_a_size_and_each_refusal_a_reason() {
     }
     assert_eq!(upstream.count(), 0);
     let metrics = gateway.admin_get("/metrics").expect(200).text();
-    for reason in ["gateway_own_answers_total{reason=\"uri_too_long\"}", "gateway_connections_ended_total{reason=\"head_too_large\"}"] {
+    for reason in [
+        "gateway_own_answers_total{reason=\"uri_too_long\"}",
+        "gateway_connections_ended_total{reason=\"head_too_large\"}",
+    ] {
         assert!(metrics.contains(reason), "{reason} in {metrics}");
     }
     gateway.connect().write(b"G@T / HTTP/1.1\r\n\r\n").unwrap();

@@ -53,12 +53,50 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// Pieces that parsers trip over.
 const GADGETS: [&[u8]; 44] = [
-    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b"\x0b", b"\x0c", b"\x7f", b"\xa0", b"\xe2\x84\xaa", b":", b";", b",", b"\"",
-    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: cow\r\n", b"Transfer-Encoding : chunked\r\n", b"transfer_encoding: chunked\r\n",
-    b"Content-Length: 0\r\n", b"Content-Length: 5\r\n", b"Content-Length: +5\r\n", b"Content_Length: 3\r\n", b"Content-Length: 5, 5\r\n",
-    b"Host: evil.test\r\n", b"Host:\r\n", b"Expect: 100-continue\r\n", b"Connection: Content-Length\r\n", b"Connection: Host\r\n",
-    b"X_Consumer_Username: root\r\n", b"X-Forwarded-For: 9.9.9.9\r\n", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"0\r\n\r\n",
-    b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", b"/../", b"%2e%2e", b"%2f", b"%00", b"\\", b"#", b"@", b"\r\n ",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b" ",
+    b"\t",
+    b"\x0b",
+    b"\x0c",
+    b"\x7f",
+    b"\xa0",
+    b"\xe2\x84\xaa",
+    b":",
+    b";",
+    b",",
+    b"\"",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: cow\r\n",
+    b"Transfer-Encoding : chunked\r\n",
+    b"transfer_encoding: chunked\r\n",
+    b"Content-Length: 0\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: +5\r\n",
+    b"Content_Length: 3\r\n",
+    b"Content-Length: 5, 5\r\n",
+    b"Host: evil.test\r\n",
+    b"Host:\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Connection: Content-Length\r\n",
+    b"Connection: Host\r\n",
+    b"X_Consumer_Username: root\r\n",
+    b"X-Forwarded-For: 9.9.9.9\r\n",
+    b" HTTP/1.1",
+    b" HTTP/1.0",
+    b" HTTP/2.0",
+    b"0\r\n\r\n",
+    b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"/../",
+    b"%2e%2e",
+    b"%2f",
+    b"%00",
+    b"\\",
+    b"#",
+    b"@",
+    b"\r\n ",
 ];
 
 fn mutate(dice: &mut Dice, message: &mut Vec<u8>) {
@@ -79,7 +117,8 @@ fn mutate(dice: &mut Dice, message: &mut Vec<u8>) {
         }
         5 | 6 => {
             // At the start of a line, where a gadget is a field.
-            let starts: Vec<usize> = message.windows(2).enumerate().filter(|(_, two)| two == b"\r\n").map(|(at, _)| at + 2).collect();
+            let starts: Vec<usize> =
+                message.windows(2).enumerate().filter(|(_, two)| two == b"\r\n").map(|(at, _)| at + 2).collect();
             let at = if starts.is_empty() { at } else { starts[dice.below(starts.len())] };
             let gadget = dice.pick(&GADGETS);
             insert(message, at.min(message.len()), gadget);
@@ -141,7 +180,10 @@ fn run(seed: u64, count: u64) -> Vec<String> {
         // A message that became two for every reader is two; what no reader sees as a request must not be one.
         let hidden = seen.iter().any(|seen| seen.target.starts_with("/admin"));
         if ambiguous > 0 || spoofed || hidden || statuses(&read).iter().any(|status| *status == 500) {
-            let heads: Vec<_> = seen.iter().map(|seen| (String::from_utf8_lossy(&seen.head).into_owned(), seen.faults.clone())).collect();
+            let heads: Vec<_> = seen
+                .iter()
+                .map(|seen| (String::from_utf8_lossy(&seen.head).into_owned(), seen.faults.clone()))
+                .collect();
             wrong.push(format!("{:?} -> {heads:?}, answers {:?}", String::from_utf8_lossy(&message), statuses(&read)));
         }
     }

@@ -31,9 +31,9 @@ fn scene() -> (Upstream, Gateway) {
     let large = vec![b'x'; 8 << 20];
     let upstream = Upstream::new(move |seen| match &*seen.target {
         "/pub/large" => Answer::Bytes(response(200, &[], &large)),
-        "/pub/tunnel" => {
-            Answer::Tunnel(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec())
-        }
+        "/pub/tunnel" => Answer::Tunnel(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+        ),
         _ => Answer::Bytes(response(200, &[], b"ok")),
     });
     let gateway = Gateway::start(&upstream.fill(CONFIG));

@@ -14,26 +14,81 @@ fn lines() -> Vec<Case> {
         case("an empty line before", Safe, format!("\r\n{}", line("GET /pub/x HTTP/1.1"))),
     ];
     for text in [
-        "GET  /pub/x HTTP/1.1", "GET /pub/x  HTTP/1.1", "GET /pub/x HTTP/1.1 ", " GET /pub/x HTTP/1.1",
-        "GET /pub/x y HTTP/1.1", "GET /pub/x HTTP/1.1 x", "GET\t/pub/x HTTP/1.1", "GET /pub/x\tHTTP/1.1",
-        "GET\x0b/pub/x HTTP/1.1", "GET /pub/x\x0cHTTP/1.1", "GET HTTP/1.1", "GET", "GET /pub/x", "/pub/x HTTP/1.1",
-        "GET /pub/x http/1.1", "GET /pub/x Http/1.1", "GET /pub/x HTTP/2.0", "GET /pub/x HTTP/0.9", "GET /pub/x HTTP/1.2",
-        "GET /pub/x HTTP/1", "GET /pub/x HTTP/1.", "GET /pub/x HTTP/.1", "GET /pub/x HTTP/1.10", "GET /pub/x HTTP/01.1",
-        "GET /pub/x HTTP/1.1.1", "GET /pub/x HTTP 1.1", "GET /pub/x HTTP/1,1", "GET /pub/x HTTP/-1.1",
-        "GET /pub/x HTTPS/1.1", "GET /pub/x SIP/2.0", "G@T /pub/x HTTP/1.1", "G{T /pub/x HTTP/1.1", "G\"T /pub/x HTTP/1.1",
-        "G\0T /pub/x HTTP/1.1", "GET\0 /pub/x HTTP/1.1", "G\u{e9}T /pub/x HTTP/1.1", "CONNECT gw.test:443 HTTP/1.1",
-        "CONNECT /pub/x HTTP/1.1", "TRACE /pub/x HTTP/1.1", "GET * HTTP/1.1", "GET gw.test:80 HTTP/1.1",
-        "GET ftp://gw.test/pub/x HTTP/1.1", "GET file:///etc/passwd HTTP/1.1", "GET gopher://gw.test/pub/x HTTP/1.1",
-        "GET http://u:p@gw.test/pub/x HTTP/1.1", "GET http:///pub/x HTTP/1.1", "GET http:/pub/x HTTP/1.1",
-        "GET http://gw.test:99999/pub/x HTTP/1.1", "GET pub/x HTTP/1.1", "GET ?pub HTTP/1.1", "GET #x HTTP/1.1",
-        "GET /pub/x\0 HTTP/1.1", "GET /pub/\x01x HTTP/1.1", "GET /pub/\x7fx HTTP/1.1", "GET /pub/\u{e9} HTTP/1.1",
-        "GET /pub/x?\u{e9} HTTP/1.1", "GET /pub/x?\x7f HTTP/1.1", "GET /pub/x?a\0b HTTP/1.1", "GET /pub/x\rX: HTTP/1.1",
-        "GET /pub/x HTTP/1.1\rX: y", "GET /pub/x?a\rb HTTP/1.1", "PRI * HTTP/2.0",
+        "GET  /pub/x HTTP/1.1",
+        "GET /pub/x  HTTP/1.1",
+        "GET /pub/x HTTP/1.1 ",
+        " GET /pub/x HTTP/1.1",
+        "GET /pub/x y HTTP/1.1",
+        "GET /pub/x HTTP/1.1 x",
+        "GET\t/pub/x HTTP/1.1",
+        "GET /pub/x\tHTTP/1.1",
+        "GET\x0b/pub/x HTTP/1.1",
+        "GET /pub/x\x0cHTTP/1.1",
+        "GET HTTP/1.1",
+        "GET",
+        "GET /pub/x",
+        "/pub/x HTTP/1.1",
+        "GET /pub/x http/1.1",
+        "GET /pub/x Http/1.1",
+        "GET /pub/x HTTP/2.0",
+        "GET /pub/x HTTP/0.9",
+        "GET /pub/x HTTP/1.2",
+        "GET /pub/x HTTP/1",
+        "GET /pub/x HTTP/1.",
+        "GET /pub/x HTTP/.1",
+        "GET /pub/x HTTP/1.10",
+        "GET /pub/x HTTP/01.1",
+        "GET /pub/x HTTP/1.1.1",
+        "GET /pub/x HTTP 1.1",
+        "GET /pub/x HTTP/1,1",
+        "GET /pub/x HTTP/-1.1",
+        "GET /pub/x HTTPS/1.1",
+        "GET /pub/x SIP/2.0",
+        "G@T /pub/x HTTP/1.1",
+        "G{T /pub/x HTTP/1.1",
+        "G\"T /pub/x HTTP/1.1",
+        "G\0T /pub/x HTTP/1.1",
+        "GET\0 /pub/x HTTP/1.1",
+        "G\u{e9}T /pub/x HTTP/1.1",
+        "CONNECT gw.test:443 HTTP/1.1",
+        "CONNECT /pub/x HTTP/1.1",
+        "TRACE /pub/x HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET gw.test:80 HTTP/1.1",
+        "GET ftp://gw.test/pub/x HTTP/1.1",
+        "GET file:///etc/passwd HTTP/1.1",
+        "GET gopher://gw.test/pub/x HTTP/1.1",
+        "GET http://u:p@gw.test/pub/x HTTP/1.1",
+        "GET http:///pub/x HTTP/1.1",
+        "GET http:/pub/x HTTP/1.1",
+        "GET http://gw.test:99999/pub/x HTTP/1.1",
+        "GET pub/x HTTP/1.1",
+        "GET ?pub HTTP/1.1",
+        "GET #x HTTP/1.1",
+        "GET /pub/x\0 HTTP/1.1",
+        "GET /pub/\x01x HTTP/1.1",
+        "GET /pub/\x7fx HTTP/1.1",
+        "GET /pub/\u{e9} HTTP/1.1",
+        "GET /pub/x?\u{e9} HTTP/1.1",
+        "GET /pub/x?\x7f HTTP/1.1",
+        "GET /pub/x?a\0b HTTP/1.1",
+        "GET /pub/x\rX: HTTP/1.1",
+        "GET /pub/x HTTP/1.1\rX: y",
+        "GET /pub/x?a\rb HTTP/1.1",
+        "PRI * HTTP/2.0",
     ] {
         out.push(case(format!("{text:?}"), Refused, line(text)));
     }
-    for text in ["GET /pub/x#y HTTP/1.1", "GET /pub/<x> HTTP/1.1", "GET /pub/\"x\" HTTP/1.1", "GET /pub/{x}|^` HTTP/1.1",
-        "GET /pub/x?a=<b>\"c\" HTTP/1.1", "GET /pub/[x] HTTP/1.1", "OPTIONS * HTTP/1.1", "GET /pub/x%zz HTTP/1.1"] {
+    for text in [
+        "GET /pub/x#y HTTP/1.1",
+        "GET /pub/<x> HTTP/1.1",
+        "GET /pub/\"x\" HTTP/1.1",
+        "GET /pub/{x}|^` HTTP/1.1",
+        "GET /pub/x?a=<b>\"c\" HTTP/1.1",
+        "GET /pub/[x] HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "GET /pub/x%zz HTTP/1.1",
+    ] {
         out.push(case(format!("{text:?}"), Safe, line(text)));
     }
     out.push(case("a method of 33 bytes", Refused, line(&format!("{} /pub/x HTTP/1.1", "A".repeat(33)))));
@@ -79,11 +134,57 @@ fn hosts() -> Vec<Case> {
         out.push(case(format!("host {good}"), Served, host(good)));
     }
     for bad in [
-        "", " ", "a b", "a/b", "a/pub", "a?b", "a#b", "a\\b", "u@gw.test", "u:p@gw.test", "a,b", "gw.test, evil.test",
-        "gw.test:99999", "gw.test:65536", "gw.test:8x", "gw.test:-1", "gw.test:+80", "gw.test: 80", "gw.test:80:80",
-        "gw.test:", ":80", "[::1", "::1", "[::1]x", "[::1]:", "[gw.test]", "[]", "[::1%25eth0]", "a\0b", "a\x7fb",
-        "a\x0bb", "\u{e9}.test", "a\tb", "http://gw.test", "gw.test/", "gw.test;x", "gw.test\"", "<gw.test>", "{a}",
-        "a%00b", "a%2fb", "a|b", "a^b", "a`b", "a'b", "(a)", "*", "a=b", "a&b", "$a", "!a",
+        "",
+        " ",
+        "a b",
+        "a/b",
+        "a/pub",
+        "a?b",
+        "a#b",
+        "a\\b",
+        "u@gw.test",
+        "u:p@gw.test",
+        "a,b",
+        "gw.test, evil.test",
+        "gw.test:99999",
+        "gw.test:65536",
+        "gw.test:8x",
+        "gw.test:-1",
+        "gw.test:+80",
+        "gw.test: 80",
+        "gw.test:80:80",
+        "gw.test:",
+        ":80",
+        "[::1",
+        "::1",
+        "[::1]x",
+        "[::1]:",
+        "[gw.test]",
+        "[]",
+        "[::1%25eth0]",
+        "a\0b",
+        "a\x7fb",
+        "a\x0bb",
+        "\u{e9}.test",
+        "a\tb",
+        "http://gw.test",
+        "gw.test/",
+        "gw.test;x",
+        "gw.test\"",
+        "<gw.test>",
+        "{a}",
+        "a%00b",
+        "a%2fb",
+        "a|b",
+        "a^b",
+        "a`b",
+        "a'b",
+        "(a)",
+        "*",
+        "a=b",
+        "a&b",
+        "$a",
+        "!a",
     ] {
         out.push(case(format!("host {bad:?}"), Refused, host(bad)));
     }
@@ -103,12 +204,12 @@ fn hosts() -> Vec<Case> {
     ] {
         out.push(case(what, Refused, format!("GET /pub/x HTTP/1.1\r\n{head}\r\n")));
     }
-    let absolute = |host: &str, fields: &str| {
-        format!("GET http://{host}/pub/x HTTP/1.1\r\n{fields}X-Case: MARK\r\n\r\n")
-    };
-    out.push(case("the target wins", Safe, absolute("gw.test", "Host: evil.test\r\n")).check(|seen| {
-        seen.all("host").len() == 1 && !seen.head.windows(9).any(|bytes| bytes == b"evil.test")
-    }));
+    let absolute =
+        |host: &str, fields: &str| format!("GET http://{host}/pub/x HTTP/1.1\r\n{fields}X-Case: MARK\r\n\r\n");
+    out.push(
+        case("the target wins", Safe, absolute("gw.test", "Host: evil.test\r\n"))
+            .check(|seen| seen.all("host").len() == 1 && !seen.head.windows(9).any(|bytes| bytes == b"evil.test")),
+    );
     out.push(case("the target alone", Refused, absolute("gw.test", "")));
     out.push(case("the target and two hosts", Refused, absolute("gw.test", "Host: a\r\nHost: b\r\n")));
     out.push(case("an underscore", Safe, format!("GET /pub/x HTTP/1.1\r\n{H}H_ost: evil.test\r\n\r\n")));

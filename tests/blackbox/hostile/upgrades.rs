@@ -52,7 +52,10 @@ fn a_refused_handshake_is_no_tunnel() {
         ("400", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
         ("101 of another protocol", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: evil\r\n\r\n"),
         ("101 without a protocol", "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
-        ("101 nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (
+            "101 nobody asked for",
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ),
     ];
     for (what, bytes) in answers {
         let answer = bytes.as_bytes().to_vec();

@@ -5,7 +5,7 @@ pub mod acl;
 mod arguments;
 pub mod ip_restriction;
 pub mod jwt;
-mod jwt_token;
+pub mod jwt_token;
 pub mod key_auth;
 
 use std::sync::Arc;
