@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Changes come in bursts: the file is read when it has been quiet for this long.
 const QUIET: Duration = Duration::from_millis(100);
@@ -13,6 +14,8 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Changes of the file at `path`.
 pub struct Changes {
     events: mpsc::Receiver<()>,
+    /// When a burst that has begun is over; kept here so that a wait that is given up loses nothing.
+    over: Option<Instant>,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -31,14 +34,46 @@ pub fn file(path: &Path) -> anyhow::Result<Changes> {
     })?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("cannot watch {}", folder.display()))?;
-    Ok(Changes { events, _watcher: watcher })
+    Ok(Changes { events, over: None, _watcher: watcher })
 }
 
 impl Changes {
-    /// Waits for the next change, and until it is over.
+    /// Waits for the next change, and until it is over. May be dropped and called again.
     pub async fn recv(&mut self) -> Option<()> {
-        self.events.recv().await?;
-        while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
-        Some(())
+        loop {
+            let event = match self.over {
+                None => Some(self.events.recv().await),
+                Some(over) => tokio::time::timeout_at(over, self.events.recv()).await.ok(),
+            };
+            match event {
+                Some(Some(())) => self.over = Some(Instant::now() + QUIET),
+                Some(None) if self.over.is_none() => return None,
+                _ => {
+                    self.over = None;
+                    return Some(());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_given_up_loses_no_change() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("k.yml");
+            let mut changes = file(&path).expect("watched");
+            std::fs::write(&path, "a").expect("written");
+            let waits = async {
+                // As a loop does that also waits for other things, more often than a burst is quiet.
+                while tokio::time::timeout(QUIET / 10, changes.recv()).await.is_err() {}
+            };
+            tokio::time::timeout(Duration::from_secs(10), waits).await.expect("the change is told");
+        });
     }
 }
