@@ -16,6 +16,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Policy};
+use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
 use crate::proxy::transport::TlsClients;
@@ -35,6 +36,10 @@ pub struct Options {
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
 }
+
+/// How often memory is looked at, far from its limit and near it: a burst must not outrun the looks.
+const LOOK_FAR: Duration = Duration::from_millis(100);
+const LOOK_NEAR: Duration = Duration::from_millis(10);
 
 /// What the control plane holds.
 struct App {
@@ -110,6 +115,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,
+        pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
     };
     Ok((Arc::new(shared), log))
@@ -188,6 +194,8 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     announce(&app, admin_address, options)?;
 
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::Instant::now();
+    let gauge = Gauge::find(settings.limits.memory_bytes);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -197,6 +205,10 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
             }
             Some(()) = changes.recv() => {
                 tokio::spawn(Arc::clone(&app).reload(Running::reload_if_changed, "file change"));
+            }
+            () = tokio::time::sleep_until(look) => {
+                let near = app.measure(&gauge);
+                look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
             }
             _ = tick.tick() => {
                 app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
@@ -243,6 +255,16 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
+    /// Tells the workers how near the memory limit is; true when more than half of it is used.
+    fn measure(&self, gauge: &Gauge) -> bool {
+        let (used, limit) = gauge.read();
+        let pressure = &self.shared.pressure;
+        if pressure.measure(used, limit) {
+            tracing::warn!(level = ?pressure.level(), used, limit, "memory");
+        }
+        used > limit / 2
+    }
+
     async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
         self.take(read, why).await;
     }
@@ -369,6 +391,13 @@ impl Control for App {
         let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
+        metrics::head(
+            &mut out,
+            "gateway_memory_pressure",
+            "gauge",
+            "0 calm, 1 sheds requests, 2 takes no connections.",
+        );
+        let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
         let mut last = "";

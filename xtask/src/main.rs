@@ -11,6 +11,7 @@ mod build;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod http;
 mod lab;
 mod process;
@@ -55,6 +56,8 @@ enum Command {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Fuzz the parsers, and the gateway over the wire
+    Fuzz(fuzz::Options),
     /// Run what continuous integration runs
     Ci,
 }
@@ -76,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Tidy => tidy::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci => ci::run(),
     }
 }

@@ -2,6 +2,7 @@
 //! place; a snapshot exists only when there is none.
 
 mod balancing;
+pub mod bounds;
 mod certificates;
 mod compile;
 mod consumers;

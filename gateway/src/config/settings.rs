@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::bounds::{Limits, Timeouts};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, LadderPolicy, Mode, Policy, Rate};
@@ -98,17 +98,6 @@ impl Environment {
     }
 }
 
-/// Time limits of the client side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For the head of a request, the first byte included.
-    pub header: Duration,
-    /// For the next request on an idle connection.
-    pub idle: Duration,
-    /// For requests in flight when the gateway is told to stop.
-    pub drain: Duration,
-}
-
 /// Everything that is not Kong's entities.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -138,6 +127,8 @@ pub struct Settings {
     pub access_log: Option<Sink>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Sizes and numbers.
+    pub limits: Limits,
     /// The edge; without it a file behaves exactly as with Kong.
     pub edge: Option<Policy>,
 }
@@ -167,7 +158,8 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         marks: marks::read(fields, env),
         style: marks::style(fields, env),
         access_log: access_log(fields),
-        timeouts: timeouts(fields),
+        timeouts: Timeouts::read(fields.fields("timeouts").as_ref()),
+        limits: Limits::read(fields.fields("limits").as_ref()),
         edge: None,
     };
     if let Some(edge) = fields.fields("edge") {
@@ -349,25 +341,6 @@ fn access_log(fields: &Fields<'_>) -> Option<Sink> {
         None | Some("stdout") => Some(Sink::Stdout),
         Some("stderr") => Some(Sink::Stderr),
         Some(path) => Some(Sink::File { path: PathBuf::from(path), reopen: false }),
-    }
-}
-
-fn timeouts(fields: &Fields<'_>) -> Timeouts {
-    let defaults =
-        Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(60), drain: Duration::from_secs(30) };
-    let Some(given) = fields.fields("timeouts") else { return defaults };
-    let read = |name, default| match given.duration(name) {
-        Some(d) if d.is_zero() => {
-            given.report.mismatch(given.place_of(name), format!("`{name}` is zero"), "a time limit");
-            default
-        }
-        Some(d) => d,
-        None => default,
-    };
-    Timeouts {
-        header: read("header", defaults.header),
-        idle: read("idle", defaults.idle),
-        drain: read("drain", defaults.drain),
     }
 }
 

@@ -183,7 +183,8 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
     let budget = serde_saphyr::budget! {
         max_events: 20_000_000,
         max_nodes: 4_000_000,
-        max_depth: 64,
+        // Deserialising nests on the stack, which a thread has 2 MiB of; no part of the format is half as deep.
+        max_depth: 32,
         max_total_scalar_bytes: 256 << 20,
         // Anchors of real files hold a plugin's configuration; beyond this it is a bomb, told before it costs a second.
         max_recorded_anchor_events: 200_000,

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("drain", 0),
     ("limits", 0),
     ("proxy::h1", 0),
+    ("proxy::line", 0),
     ("proxy::presence", 0),
     ("proxy::reply", 0),
     ("proxy::transport", 0),

@@ -52,6 +52,7 @@ fn shared() -> Option<Arc<Shared>> {
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,
+        pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
     }))
 }
