@@ -41,6 +41,9 @@ pub struct Options {
 const LOOK_FAR: Duration = Duration::from_millis(100);
 const LOOK_NEAR: Duration = Duration::from_millis(10);
 
+/// How long the admin API's view of a configuration is kept when nobody asks.
+const ENTITIES_IDLE_NS: u64 = 60_000_000_000;
+
 /// What the control plane holds.
 struct App {
     running: Arc<Running>,
@@ -213,6 +216,11 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
             _ = tick.tick() => {
                 app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
                 app.shared.members.sweep();
+                let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
+                if let Some(entities) = app.running.current().forget_entities(since_ns) {
+                    // Nobody waits for it.
+                    drop(tokio::task::spawn_blocking(move || drop(entities)));
+                }
             }
         }
     }

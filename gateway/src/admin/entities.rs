@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::page::Page;
 use super::{json_of, message};
+use crate::clock;
 use crate::config::Snapshot;
 use crate::config::entities::Entities;
 use crate::config::schema;
@@ -56,7 +57,8 @@ pub fn answer(
     if *method != Method::GET && *method != Method::HEAD {
         return if known { unwritable(parts[0]) } else { message(StatusCode::NOT_FOUND, "Not found") };
     }
-    let view = View { entities: snapshot.entities(), path, query, node, loaded_unix_s };
+    let entities = snapshot.entities(clock::monotonic_ns());
+    let view = View { entities: &entities, path, query, node, loaded_unix_s };
     match view.read(&parts) {
         Ok(Some(value)) => json_of(StatusCode::OK, &value),
         Ok(None) => message(StatusCode::NOT_FOUND, "Not found"),

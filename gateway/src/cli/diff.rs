@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{Reading, look};
+use crate::config::entities::Entities;
 use crate::config::schema::Entity;
 use crate::config::{Snapshot, prepare};
 use crate::document::Report;
@@ -49,8 +50,9 @@ impl Diff {
 
 fn differences(old: &Snapshot, new: &Snapshot) -> String {
     let mut out = String::new();
-    for ((kind, before), (_, after)) in old.entities().all().zip(new.entities().all()) {
-        entities(&mut out, kind, before, after, (old, new));
+    let sides = (old.entities(0), new.entities(0));
+    for ((kind, before), (_, after)) in sides.0.all().zip(sides.1.all()) {
+        entities(&mut out, kind, before, after, (&sides.0, &sides.1));
     }
     let (before, after) = (settings(old), settings(new));
     let mut changes = Vec::new();
@@ -67,7 +69,7 @@ fn settings(snapshot: &Snapshot) -> Value {
     tree.and_then(|tree| tree.member("gateway").map(crate::document::Node::to_json)).unwrap_or_default()
 }
 
-fn entities(out: &mut String, kind: &Entity, before: &[Value], after: &[Value], sides: (&Snapshot, &Snapshot)) {
+fn entities(out: &mut String, kind: &Entity, before: &[Value], after: &[Value], sides: (&Entities, &Entities)) {
     let by_id = |list: &'_ [Value]| -> BTreeMap<String, usize> {
         list.iter().enumerate().map(|(i, e)| (e["id"].as_str().unwrap_or_default().to_owned(), i)).collect()
     };
@@ -92,14 +94,14 @@ fn entities(out: &mut String, kind: &Entity, before: &[Value], after: &[Value], 
 }
 
 /// What an entity is called: its kind and name, and whose it is.
-fn title(kind: &Entity, entity: &Value, side: &Snapshot) -> String {
+fn title(kind: &Entity, entity: &Value, side: &Entities) -> String {
     let own = ["name", "username", "custom_id", "target", "group", "kid", "prefix"];
     let name = own.iter().find_map(|field| entity[*field].as_str()).or(entity["id"].as_str()).unwrap_or_default();
     let mut title = format!("{} {name}", kind.singular());
     let owners = [("route", "routes"), ("service", "services"), ("consumer", "consumers"), ("upstream", "upstreams")];
     for (field, list) in owners {
         let Some(id) = entity[field]["id"].as_str() else { continue };
-        let owner = side.entities().find(list, id);
+        let owner = side.find(list, id);
         let name = owner.and_then(|o| o["name"].as_str().or(o["username"].as_str())).unwrap_or(id);
         let _ = write!(title, " of {field} {name}");
     }

@@ -278,7 +278,7 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
         hash: bundle.hash(),
         bundle: bundle.clone(),
         load: Arc::clone(load),
-        entities: std::sync::OnceLock::new(),
+        kept: std::sync::Mutex::default(),
     })
 }
 

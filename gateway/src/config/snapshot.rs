@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -206,15 +206,29 @@ pub struct Snapshot {
     pub bundle: Bundle,
     /// How they were read.
     pub load: Arc<Load>,
-    /// The entities as the admin API shows them, made when they are first asked for.
-    pub(super) entities: OnceLock<Entities>,
+    /// The entities as the admin API shows them, and when they were last asked for.
+    pub(super) kept: Mutex<Option<(Arc<Entities>, u64)>>,
 }
 
 impl Snapshot {
-    /// The entities as the admin API shows them. The first call reads the texts again: keep it off the data path.
+    /// The entities as the admin API shows them, at the monotonic time `now_ns`. The first call reads the texts again:
+    /// keep it off the data path.
     #[must_use]
-    pub fn entities(&self) -> &Entities {
-        self.entities.get_or_init(|| Entities::read(&self.bundle, &self.load.dialect))
+    pub fn entities(&self, now_ns: u64) -> Arc<Entities> {
+        let read = || Arc::new(Entities::read(&self.bundle, &self.load.dialect));
+        // A thread that panicked while reading leaves nothing behind that is kept.
+        let Ok(mut kept) = self.kept.lock() else { return read() };
+        let entities = kept.take().map_or_else(read, |(entities, _)| entities);
+        *kept = Some((Arc::clone(&entities), now_ns));
+        entities
+    }
+
+    /// Gives the entities up when nobody asked since `since_ns`: of a large configuration they are larger than all the rest,
+    /// and freeing them takes its time.
+    #[must_use]
+    pub fn forget_entities(&self, since_ns: u64) -> Option<Arc<Entities>> {
+        let mut kept = self.kept.try_lock().ok()?;
+        kept.take_if(|(_, asked_ns)| *asked_ns < since_ns).map(|(entities, _)| entities)
     }
 }
 

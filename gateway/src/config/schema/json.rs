@@ -77,6 +77,9 @@ fn of_entity(entity: &Entity) -> Value {
     });
     if entity.name == "plugins" {
         schema["properties"]["_config"] = json!({ "type": "string" });
+        // Editors offer what is built; what is not is `gateway check`'s to refuse.
+        let names: Vec<&str> = REGISTRY.iter().map(|kind| kind.name).collect();
+        schema["properties"]["name"] = json!({ "anyOf": [{ "enum": names }, { "type": "string" }] });
         schema["allOf"] = configs();
     }
     schema

@@ -16,6 +16,9 @@ const fn needed(name: &'static str, kind: Kind, about: &'static str) -> Field {
 }
 
 const PROTOCOLS: &[&str] = &["http", "https", "tcp", "tls", "tls_passthrough", "udp", "grpc", "grpcs"];
+/// The last two count only beside a `url`, which replaces them.
+const SERVICE_PROTOCOLS: &[&str] =
+    &["http", "https", "tcp", "tls", "tls_passthrough", "udp", "grpc", "grpcs", "ws", "wss"];
 const HASHES: &[&str] = &["none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"];
 const MILLISECONDS: Kind = Integer(1, 2_147_483_646);
 const ALGORITHMS: &[&str] = &[
@@ -37,7 +40,7 @@ pub const ENTITIES: &[Entity] = &[
         fields: &[
             about("name", Text, "", "Unique name"),
             about("url", Text, "", "Shorthand for protocol, host, port and path, which it replaces"),
-            field("protocol", OneOf(PROTOCOLS), "\"http\""),
+            field("protocol", OneOf(SERVICE_PROTOCOLS), "\"http\""),
             about("host", Text, "", "Host name, address, or the name of an upstream"),
             field("port", Integer(0, 65_535), "80"),
             about("path", Text, "", "Prefix of the path that the upstream gets"),
