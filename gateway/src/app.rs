@@ -1,7 +1,7 @@
 //! The composition root: the only file that may know every room. Starts, reloads, drains.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{self, Control};
 use crate::clock;
-use crate::config::{Environment, Reload, Running, Snapshot};
+use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
 use crate::privileges;
@@ -29,21 +30,28 @@ use crate::watch;
 /// How to run.
 #[derive(Debug)]
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Run what is built of a file that asks for more.
-    pub allow_unsupported: bool,
+    /// The configuration: files and folders.
+    pub config: Vec<PathBuf>,
+    /// How they are read.
+    pub load: Load,
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
     /// Listen on addresses on which another gateway still listens.
     pub beside: bool,
-    /// Kong's variables.
-    pub env: Environment,
 }
+
+/// How often memory is looked at, far from its limit and near it: a burst must not outrun the looks.
+const LOOK_FAR: Duration = Duration::from_millis(100);
+const LOOK_NEAR: Duration = Duration::from_millis(10);
+
+/// How long the admin API's view of a configuration is kept when nobody asks.
+const ENTITIES_IDLE_NS: u64 = 60_000_000_000;
 
 /// What the control plane holds.
 struct App {
     running: Arc<Running>,
+    /// Held while a configuration is compiled: one at a time, in the order of their coming.
+    reloading: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -64,14 +72,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // Threads inherit: before the first one.
     privileges::at_start();
     let (shared, log) = shared()?;
-    let running =
-        match Running::start(&options.config, options.allow_unsupported, options.env.clone(), Arc::clone(&shared)) {
-            Ok(running) => running,
-            Err(errors) => {
-                eprint!("{errors}");
-                return Ok(ExitCode::from(2));
-            }
-        };
+    let running = match Running::start(&options.config, options.load.clone(), Arc::clone(&shared)) {
+        Ok(running) => Arc::new(running),
+        Err(errors) => {
+            eprint!("{errors}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     for warning in running.warnings().lines() {
         tracing::warn!("{warning}");
     }
@@ -85,7 +92,8 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
-        running: Arc::new(running),
+        running,
+        reloading: tokio::sync::Mutex::new(()),
         shared,
         edge,
         registry: Registry::default(),
@@ -115,6 +123,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,
+        pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
     };
     Ok((Arc::new(shared), log))
@@ -187,7 +196,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     privileges::of_control(app.edge.is_some());
     let probed = Arc::clone(&app);
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
-    let mut changes = watch_without_privileges(app.running.path())?;
+    let mut changes = watch_without_privileges(app.running.paths())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -195,15 +204,30 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     announce(&app, admin_address, options)?;
 
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::Instant::now();
+    let gauge = Gauge::find(settings.limits.memory_bytes);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => drop(app.tell(app.running.reload(), "SIGHUP")),
-            Some(()) = changes.recv() => drop(app.tell(app.running.reload_if_changed(), "file change")),
+            _ = hangup.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload, "SIGHUP"));
+            }
+            Some(()) = changes.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload_if_changed, "file change"));
+            }
+            () = tokio::time::sleep_until(look) => {
+                let near = app.measure(&gauge);
+                look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
+            }
             _ = tick.tick() => {
                 app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
                 app.shared.members.sweep();
+                let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
+                if let Some(entities) = app.running.current().forget_entities(since_ns) {
+                    // Nobody waits for it.
+                    drop(tokio::task::spawn_blocking(move || drop(entities)));
+                }
             }
         }
     }
@@ -228,10 +252,10 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
 }
 
 /// The watcher's thread inherits from the one that starts it.
-fn watch_without_privileges(path: &Path) -> anyhow::Result<watch::Changes> {
+fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes> {
     let watch = || {
         privileges::of_files();
-        watch::file(path)
+        watch::paths(paths)
     };
     std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -255,6 +279,35 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
+    /// Tells the workers how near the memory limit is; true when more than half of it is used.
+    fn measure(&self, gauge: &Gauge) -> bool {
+        let (used, limit) = gauge.read();
+        let pressure = &self.shared.pressure;
+        if pressure.measure(used, limit) {
+            tracing::warn!(level = ?pressure.level(), used, limit, "memory");
+        }
+        used > limit / 2
+    }
+
+    async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
+        self.take(read, why).await;
+    }
+
+    /// Compiles on a thread of its own, so that signals and the admin API do not wait for a large configuration.
+    async fn take(&self, compile: impl FnOnce(&Running) -> Reload + Send + 'static, why: &str) -> Reload {
+        let _turn = self.reloading.lock().await;
+        let running = Arc::clone(&self.running);
+        let before = running.current();
+        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
+        let lost =
+            |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
+        let outcome = self.tell(outcome.unwrap_or_else(lost), why);
+        if matches!(outcome, Reload::Adopted(_)) {
+            tokio::spawn(retire(before));
+        }
+        outcome
+    }
+
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
     fn tell(&self, outcome: Reload, why: &str) -> Reload {
         match &outcome {
@@ -284,7 +337,9 @@ impl App {
                 }
             }
             Reload::Same => tracing::debug!(why, "configuration is the same"),
-            Reload::Refused(errors) => tracing::error!(why, "configuration refused, the old one stays:\n{errors}"),
+            Reload::Refused(refused) => {
+                tracing::error!(why, "configuration refused, the old one stays:\n{}", refused.text);
+            }
         }
         outcome
     }
@@ -302,13 +357,33 @@ impl App {
     }
 }
 
+/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Nobody waits for it.
+    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
+}
+
+/// Memory that this process holds, in KiB; 0 where the system does not say.
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
+}
+
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
     }
 
-    fn replace(&self, text: &str, source: &str) -> Reload {
-        self.tell(self.running.replace(text, source), source)
+    async fn replace(&self, bundle: Bundle) -> Reload {
+        self.take(|running| running.replace(bundle), "POST /config").await
+    }
+
+    fn node(&self) -> &str {
+        &self.node
     }
 
     fn edge(&self) -> Option<&Arc<Edge>> {
@@ -333,6 +408,7 @@ impl Control for App {
             "workers": self.workers.len(),
             "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
+            "memory": { "rss_kib": rss_kib() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
             "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),
@@ -347,6 +423,13 @@ impl Control for App {
         let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
+        metrics::head(
+            &mut out,
+            "gateway_memory_pressure",
+            "gauge",
+            "0 calm, 1 sheds requests, 2 takes no connections.",
+        );
+        let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
         if snapshot.routes.iter().any(|r| r.chain.metrics.is_some_and(|m| m.upstream_health)) {

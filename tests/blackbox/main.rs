@@ -6,14 +6,20 @@
 // What an operator sees.
 mod access_log;
 mod admin;
+mod admin_entities;
 mod command_line;
 mod config_errors;
 mod drain;
+mod explain;
+mod format;
+mod openapi;
 mod reload;
+mod scale;
 
 // What clients and upstreams see.
 mod balancing;
 mod bodies;
+mod expressions;
 mod failures;
 mod forwarding;
 mod malformed;

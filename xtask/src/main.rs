@@ -12,6 +12,7 @@ mod ci;
 mod demo;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod http;
 mod lab;
 mod process;
@@ -58,6 +59,8 @@ enum Command {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Fuzz the parsers, and the gateway over the wire
+    Fuzz(fuzz::Options),
     /// Run what continuous integration runs
     Ci,
 }
@@ -80,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Tidy => tidy::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci => ci::run(),
     }
 }

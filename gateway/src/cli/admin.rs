@@ -18,6 +18,9 @@ pub struct Admin {
     /// Address of the admin API.
     #[arg(long, env = "KONG_ADMIN_LISTEN", default_value = "127.0.0.1:8001")]
     admin: String,
+    /// What the admin API asks for (`gateway.admin_token`).
+    #[arg(long, env = "GATEWAY_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
 }
 
 impl Admin {
@@ -31,7 +34,14 @@ impl Admin {
         let mut stream =
             TcpStream::connect_timeout(&address, LIMIT).with_context(|| format!("no gateway answers on {address}"))?;
         stream.set_read_timeout(Some(LIMIT))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let token = match &self.token {
+            Some(token) => {
+                ensure!(token.bytes().all(|b| b.is_ascii_graphic()), "the token holds odd characters");
+                format!("Authorization: Bearer {token}\r\n")
+            }
+            None => String::new(),
+        };
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;

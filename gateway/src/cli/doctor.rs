@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use crate::config::{Environment, compile, running::read_text};
+use crate::config::{Load, compile, sources};
 use crate::edge::doctor::{Finding, Severity, examine};
 use crate::edge::{Mode, Policy};
 use crate::{app, crypto};
@@ -59,9 +59,9 @@ impl Doctor {
             return Ok(Policy { mode: Mode::Enforce, ..Policy::default() });
         };
         crypto::install();
-        let text = read_text(path).map_err(|error| format!("error: {error:#}\n"))?;
+        let bundle = sources::read(std::slice::from_ref(path)).map_err(|error| format!("error: {error:#}\n"))?;
         let (shared, _) = app::shared().map_err(|error| format!("error: {error:#}\n"))?;
-        let compiled = compile(&text, &path.display().to_string(), true, &Environment::read(), &shared);
+        let compiled = compile(&bundle, &Load::from_process(true, false).into(), &shared);
         match compiled.snapshot {
             Some(snapshot) => Ok(snapshot.settings.edge.clone().unwrap_or_default()),
             None => Err(compiled.report.to_string()),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::HeaderValue;
 
-use super::compile::reference;
+use super::compile::{duplicate, reference};
 use super::ids;
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
@@ -35,18 +35,24 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
     let mut read = Read::default();
     let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
     let mut custom_ids: HashMap<String, Place> = HashMap::new();
+    let mut places: Vec<Place> = Vec::new();
     let mut nested: Vec<(&'a str, &'a Node, Option<ConsumerIndex>)> = Vec::new();
     for node in root.list("consumers").unwrap_or_default() {
         let Some(f) = Fields::of(node, "consumer", report) else { continue };
         let Some(consumer) = read_consumer(&f) else { continue };
-        if consumer.username.as_ref().is_some_and(|u| read.identities.consumer_named(u).is_some()) {
-            duplicate(report, f.place(), "consumers", "username", consumer.username.as_deref().unwrap_or_default());
+        if let Some(name) = &consumer.username
+            && let Some(first) = read.identities.consumer_named(name)
+        {
+            duplicate(report, f.place(), "consumers", ("username", name), places.get(first as usize).copied());
+        } else if let Some(first) = read.identities.consumer_named(&consumer.id) {
+            duplicate(report, f.place(), "consumers", ("id", &consumer.id), places.get(first as usize).copied());
         }
         if let Some(custom) = &consumer.custom_id
-            && custom_ids.insert(custom.clone(), f.place()).is_some()
+            && let Some(first) = custom_ids.insert(custom.clone(), f.place())
         {
-            duplicate(report, f.place(), "consumers", "custom_id", custom);
+            duplicate(report, f.place(), "consumers", ("custom_id", custom), Some(first));
         }
+        places.push(f.place());
         let index = read.identities.add_consumer(consumer);
         for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
             nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
@@ -70,10 +76,6 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
         }
     }
     read
-}
-
-fn duplicate(report: &Report, place: Place, kind: &str, key: &str, value: &str) {
-    report.error(place, format!("uniqueness violation: '{kind}' entity with {key} set to '{value}' already declared"));
 }
 
 fn read_consumer(f: &Fields<'_>) -> Option<Consumer> {
@@ -158,7 +160,7 @@ fn acl(f: &Fields<'_>, index: ConsumerIndex, groups: &mut HashMap<ConsumerIndex,
     let Some(group) = f.required_string("group") else { return };
     let names = groups.entry(index).or_default();
     if names.contains(&group) {
-        duplicate(f.report, f.place(), "acls", "group", &group);
+        duplicate(f.report, f.place(), "acls", ("group", &group), None);
     } else {
         names.push(group);
     }
@@ -200,7 +202,7 @@ fn basic(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities, stor
         return;
     };
     if !identities.add_basic(&username, BasicCredential { id, consumer: index, password }) {
-        duplicate(f.report, f.place_of("username"), "basicauth_credentials", "username", &username);
+        duplicate(f.report, f.place_of("username"), "basicauth_credentials", ("username", &username), None);
     }
 }
 
@@ -241,6 +243,6 @@ fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities)
     if let Err(what) = verifier(&credential) {
         f.report.error(f.place(), format!("jwt_secrets: {what}"));
     } else if !identities.add_jwt(credential) {
-        duplicate(f.report, f.place_of("key"), "jwt_secrets", "key", &key);
+        duplicate(f.report, f.place_of("key"), "jwt_secrets", ("key", &key), None);
     }
 }

@@ -35,11 +35,11 @@ pub struct Draft<'a> {
 }
 
 /// Protocol, host, port and path, from the fields or from the `url` shorthand, which wins (Kong's rule).
-struct Origin {
-    protocol: String,
-    host: Option<String>,
-    port: u16,
-    path: Option<String>,
+pub(super) struct Origin {
+    pub(super) protocol: String,
+    pub(super) host: Option<String>,
+    pub(super) port: u16,
+    pub(super) path: Option<String>,
 }
 
 const PROTOCOLS: &[(&str, &str)] = &[
@@ -166,7 +166,7 @@ fn origin(f: &Fields<'_>) -> Origin {
 }
 
 /// Kong's `url` shorthand: the port is 443 for https, else 80, whatever the scheme.
-fn parse_url(url: &str) -> Result<Origin, &'static str> {
+pub(super) fn parse_url(url: &str) -> Result<Origin, &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
     if !PROTOCOLS.iter().any(|(p, _)| *p == scheme) {
         return Err("unknown scheme");
@@ -213,6 +213,7 @@ pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], shared: &Share
     let mut groups: HashMap<String, Group> = HashMap::new();
     let mut host_headers: HashMap<String, Option<String>> = HashMap::new();
     let mut ids_of: HashMap<String, String> = HashMap::new();
+    let mut places: HashMap<String, Place> = HashMap::new();
     for node in nodes {
         let Some(f) = Fields::of(node, "upstream", report) else { continue };
         let name = f.required_string("name");
@@ -221,11 +222,8 @@ pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], shared: &Share
         let group = balancing::read(&f, &id, name.as_deref().unwrap_or_default());
         let nested = f.list("targets").unwrap_or_default();
         let Some(name) = name else { continue };
-        if upstreams.contains_key(&name) {
-            report.error(
-                node.place,
-                format!("uniqueness violation: 'upstreams' entity with name set to '{name}' already declared"),
-            );
+        if let Some(first) = places.insert(name.clone(), node.place) {
+            super::compile::duplicate(report, node.place, "upstreams", ("name", &name), Some(first));
         }
         let list = nested.iter().filter_map(|t| read_target(t, None, host_header.as_deref(), report)).collect();
         ids_of.insert(id, name.clone());

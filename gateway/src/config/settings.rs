@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::bounds::{Limits, Timeouts};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
@@ -43,6 +43,38 @@ pub struct Environment {
     pub headers_upstream: Option<String>,
     /// `KONG_ERROR_DEFAULT_TYPE`.
     pub error_default_type: Option<String>,
+    /// `KONG_ROUTER_FLAVOR`.
+    pub router_flavor: Option<String>,
+    /// `GATEWAY_ADMIN_TOKEN`.
+    pub admin_token: Option<Secret>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Which fields of routes decide (Kong `router_flavor`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavor {
+    /// `paths`, `hosts` and so on.
+    #[default]
+    Fields,
+    /// These, and `expression`.
+    Expressions,
 }
 
 impl Environment {
@@ -60,19 +92,10 @@ impl Environment {
             headers: var("KONG_HEADERS"),
             headers_upstream: var("KONG_HEADERS_UPSTREAM"),
             error_default_type: var("KONG_ERROR_DEFAULT_TYPE"),
+            router_flavor: var("KONG_ROUTER_FLAVOR"),
+            admin_token: var("GATEWAY_ADMIN_TOKEN").map(Secret),
         }
     }
-}
-
-/// Time limits of the client side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For the head of a request, the first byte included.
-    pub header: Duration,
-    /// For the next request on an idle connection.
-    pub idle: Duration,
-    /// For requests in flight when the gateway is told to stop.
-    pub drain: Duration,
 }
 
 /// Everything that is not Kong's entities.
@@ -84,6 +107,10 @@ pub struct Settings {
     pub stream_listen: Vec<Listen>,
     /// Listening socket of the admin API.
     pub admin: Option<SocketAddr>,
+    /// What a client of the admin API must know; without one it listens on loopback alone.
+    pub admin_token: Option<Secret>,
+    /// Which fields of routes decide.
+    pub router_flavor: Flavor,
     /// Worker threads.
     pub workers: usize,
     /// Peers whose forwarding headers count.
@@ -100,6 +127,8 @@ pub struct Settings {
     pub access_log: Option<Sink>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Sizes and numbers.
+    pub limits: Limits,
     /// The edge; without it a file behaves exactly as with Kong.
     pub edge: Option<Policy>,
 }
@@ -109,19 +138,28 @@ pub fn read(node: Option<&Node>, tls: bool, env: &Environment, report: &Report) 
     let empty = Node { place: Place::default(), value: crate::document::Value::Null };
     let fields = Fields::of(node.unwrap_or(&empty), "`gateway`", report)
         .unwrap_or_else(|| Fields::empty(Place::default(), "`gateway`", report));
-    let trusted = trusted(&fields, env);
+    read_fields(&fields, tls, env)
+}
+
+/// Reads the fields of the block.
+pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Settings {
+    let trusted = trusted(fields, env);
+    let admin_token = admin_token(fields, env);
     let mut settings = Settings {
-        listen: listen(&fields, tls, env),
-        stream_listen: stream_listen(&fields, env),
-        admin: admin(&fields, env),
+        listen: listen(fields, tls, env),
+        stream_listen: stream_listen(fields, env),
+        admin: admin(fields, env, admin_token.as_ref()),
+        admin_token,
+        router_flavor: flavor(fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
-        real_ip_header: real_ip_header(&fields, env),
-        real_ip_recursive: real_ip_recursive(&fields, env),
-        marks: marks::read(&fields, env),
-        style: marks::style(&fields, env),
-        access_log: access_log(&fields),
-        timeouts: timeouts(&fields),
+        real_ip_header: real_ip_header(fields, env),
+        real_ip_recursive: real_ip_recursive(fields, env),
+        marks: marks::read(fields, env),
+        style: marks::style(fields, env),
+        access_log: access_log(fields),
+        timeouts: Timeouts::read(fields.fields("timeouts").as_ref()),
+        limits: Limits::read(fields.fields("limits").as_ref()),
         edge: None,
     };
     if let Some(edge) = fields.fields("edge") {
@@ -194,7 +232,37 @@ fn listen_of(text: &str) -> Result<Listen, String> {
     Ok(Listen { address, tls })
 }
 
-fn admin(fields: &Fields<'_>, env: &Environment) -> Option<SocketAddr> {
+/// Characters of a token at least.
+const TOKEN_MIN: usize = 16;
+
+fn admin_token(fields: &Fields<'_>, env: &Environment) -> Option<Secret> {
+    let given = fields.string("admin_token").map(Secret);
+    let token = env.admin_token.clone().or(given)?;
+    if token.0.len() < TOKEN_MIN || !token.0.bytes().all(|b| b.is_ascii_graphic()) {
+        let place = fields.place_of("admin_token");
+        let expected = format!("{TOKEN_MIN} printable ASCII characters or more");
+        fields.report.mismatch(place, "`admin_token` is too short or holds odd characters", expected);
+    }
+    Some(token)
+}
+
+fn flavor(fields: &Fields<'_>, env: &Environment) -> Flavor {
+    let flavors = [
+        ("traditional_compatible", Flavor::Fields),
+        ("expressions", Flavor::Expressions),
+        ("traditional", Flavor::Fields),
+    ];
+    let given = fields.choice("router_flavor", &flavors);
+    let Some(word) = &env.router_flavor else { return given.unwrap_or_default() };
+    let known = flavors.iter().find(|(name, _)| name == word);
+    if known.is_none() {
+        let names = flavors.map(|(name, _)| name);
+        fields.report.unknown(Place::default(), format!("KONG_ROUTER_FLAVOR is `{word}`"), word, &names);
+    }
+    known.map(|(_, flavor)| *flavor).unwrap_or_default()
+}
+
+fn admin(fields: &Fields<'_>, env: &Environment, token: Option<&Secret>) -> Option<SocketAddr> {
     let given = fields.string_or_off("admin");
     let place = fields.place_of("admin");
     let text = match (&env.admin_listen, given) {
@@ -206,7 +274,16 @@ fn admin(fields: &Fields<'_>, env: &Environment) -> Option<SocketAddr> {
     match text.as_str() {
         "off" => None,
         text => match listen_of(text) {
-            Ok(listen) if !listen.tls => Some(listen.address),
+            Ok(listen) if !listen.tls => {
+                if !listen.address.ip().is_loopback() && token.is_none() {
+                    fields.report.mismatch(
+                        place,
+                        format!("the admin API on {text} would be open to everyone"),
+                        "`gateway.admin_token` or GATEWAY_ADMIN_TOKEN, or a loopback address",
+                    );
+                }
+                Some(listen.address)
+            }
             _ => {
                 fields.report.mismatch(place, format!("`admin` is `{text}`"), "ADDRESS:PORT, or off");
                 None
@@ -264,25 +341,6 @@ fn access_log(fields: &Fields<'_>) -> Option<Sink> {
         None | Some("stdout") => Some(Sink::Stdout),
         Some("stderr") => Some(Sink::Stderr),
         Some(path) => Some(Sink::File { path: PathBuf::from(path), reopen: false }),
-    }
-}
-
-fn timeouts(fields: &Fields<'_>) -> Timeouts {
-    let defaults =
-        Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(60), drain: Duration::from_secs(30) };
-    let Some(given) = fields.fields("timeouts") else { return defaults };
-    let read = |name, default| match given.duration(name) {
-        Some(d) if d.is_zero() => {
-            given.report.mismatch(given.place_of(name), format!("`{name}` is zero"), "a time limit");
-            default
-        }
-        Some(d) => d,
-        None => default,
-    };
-    Timeouts {
-        header: read("header", defaults.header),
-        idle: read("idle", defaults.idle),
-        drain: read("drain", defaults.drain),
     }
 }
 

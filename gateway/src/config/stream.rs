@@ -87,7 +87,15 @@ pub fn read<'a>(
         preserve_host: false,
         chain: Chain::default(),
     };
-    let draft = Draft { route, matchers: Matchers::default(), id: uuid.to_string(), name, plugins, place: node.place };
+    let draft = Draft {
+        route,
+        matchers: Matchers::default(),
+        rule: None,
+        id: uuid.to_string(),
+        name,
+        plugins,
+        place: node.place,
+    };
     Some((draft, matchers))
 }
 

@@ -21,6 +21,7 @@ use super::registry::{Entry, Order, Registered, Registry};
 use super::watched::Watched;
 use crate::clock;
 use crate::proxy::exchange::Client;
+use crate::proxy::line::{Lines, Severable};
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
 use crate::proxy::reply::Refusal;
@@ -89,6 +90,9 @@ async fn http<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let presence = &registered.entry.presence;
+    if h2 {
+        presence.multiplex();
+    }
     let io = TokioIo::new(Watched::new(early, stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
@@ -102,8 +106,7 @@ async fn http<S>(
         })
     };
     if h2 {
-        presence.speak_frames();
-        let connection = http2::Builder::new(OnThisThread)
+        let connection = http2::Builder::new(OnThisThread(Rc::clone(&registered.lines)))
             .max_concurrent_streams(100)
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
@@ -113,7 +116,8 @@ async fn http<S>(
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
         let connection = pin!(connection);
-        ended(&worker, client, drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await);
+        let finish = http2::Connection::graceful_shutdown;
+        ended(&worker, client, drive(connection, finish, &registered.entry).await);
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -121,19 +125,42 @@ async fn http<S>(
             .serve_connection(io, service)
             .with_upgrades();
         let connection = pin!(connection);
-        ended(
-            &worker,
-            client,
-            drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await,
-        );
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        ended(&worker, client, drive(connection, finish, &registered.entry).await);
     }
 }
 
-/// Polls a connection until it ends, or the registry cuts it; tells how it ended.
-async fn drive<C>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) -> hyper::Result<()>
-where
-    C: Future<Output = hyper::Result<()>>,
-{
+/// Counts what ended a connection before its time. What hyper's parser refused never became a request: it is told to the
+/// edge here.
+fn ended(worker: &Worker, client: Client, end: Option<hyper::Result<()>>) {
+    let Some(Err(error)) = end else { return };
+    worker.count_ended(fault(&error));
+    if error.is_parse_too_large() {
+        report::unparsed(worker, client, Refusal::HeadersTooLarge);
+    } else if error.is_parse() {
+        report::unparsed(worker, client, Refusal::BadRequest);
+    }
+}
+
+/// The word for what ended a connection before its time.
+fn fault(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "head_too_large"
+    } else if error.is_parse() {
+        "syntax"
+    } else if error.is_incomplete_message() {
+        "incomplete"
+    } else {
+        "broken"
+    }
+}
+
+/// Polls a connection until it ends, or the registry cuts it; then there is nothing to return.
+async fn drive<C: Future>(
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+    entry: &Entry,
+) -> Option<C::Output> {
     let mut finishing = false;
     std::future::poll_fn(|cx| {
         match entry.order(cx.waker()) {
@@ -143,32 +170,22 @@ where
                 finishing = true;
                 finish(connection.as_mut());
             }
-            Order::Cut => return Poll::Ready(Ok(())),
+            Order::Cut => return Poll::Ready(None),
         }
-        connection.as_mut().poll(cx)
+        connection.as_mut().poll(cx).map(Some)
     })
     .await
 }
 
-/// What hyper's parser refused never became a request: it is counted, and told to the edge, here.
-fn ended(worker: &Worker, client: Client, end: hyper::Result<()>) {
-    let Err(error) = end else { return };
-    if error.is_parse_too_large() {
-        report::unparsed(worker, client, Refusal::HeadersTooLarge);
-    } else if error.is_parse() {
-        report::unparsed(worker, client, Refusal::BadRequest);
-    }
-}
-
-/// Runs hyper's streams on the worker's own thread.
-#[derive(Clone, Copy)]
-struct OnThisThread;
+/// Runs hyper's streams on the worker's own thread, each as one that can be cut alone.
+#[derive(Clone)]
+struct OnThisThread(Rc<Lines>);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread
 where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(Severable::new(future, &self.0));
     }
 }

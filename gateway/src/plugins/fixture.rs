@@ -21,6 +21,7 @@ pub fn shared() -> Arc<Shared> {
         members: Default::default(),
         writer,
         hash_keys,
+        pressure: Default::default(),
     })
 }
 

@@ -105,6 +105,8 @@ pub struct Shared {
     pub members: crate::upstreams::member::Members,
     /// Writes log files off the request path.
     pub writer: LogWriter,
+    /// How near the process is to its memory limit.
+    pub pressure: crate::limits::Pressure,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }

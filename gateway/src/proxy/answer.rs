@@ -15,7 +15,9 @@ use tokio::time::Sleep;
 use super::body::{BodyError, RequestBody};
 use super::flight::Flight;
 use super::h1::{BoxError, ResponseBody};
+use super::line::Line;
 use super::transport::{Berth, Transport};
+use crate::clock;
 
 /// A request body lent to an attempt, so that it is still there for the next one if nothing of it was taken.
 #[derive(Clone)]
@@ -84,8 +86,8 @@ pub struct AnswerBody {
     source: Source,
     idle_max: Duration,
     idle: Option<Pin<Box<Sleep>>>,
-    /// Whether there is more to give and nobody asks: the client's turn.
-    unasked: bool,
+    /// The stream that carries it, where one connection carries many.
+    line: Option<Rc<Line>>,
     flight: Box<Flight>,
 }
 
@@ -93,15 +95,7 @@ impl AnswerBody {
     /// A body that ends `flight`.
     #[must_use]
     pub fn new(source: Source, idle_max: Duration, flight: Box<Flight>) -> Self {
-        let mut body = AnswerBody { source, idle_max, idle: None, unasked: false, flight };
-        body.wait(!body.is_end_stream());
-        body
-    }
-
-    fn wait(&mut self, unasked: bool) {
-        if std::mem::replace(&mut self.unasked, unasked) != unasked {
-            self.flight.presence().unasked(unasked);
-        }
+        AnswerBody { source, idle_max, idle: None, line: Line::current(), flight }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -135,11 +129,17 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        this.wait(false);
+        if let Some(line) = &this.line {
+            line.taken();
+        }
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(line) = &this.line
+                    && !frame.data_ref().is_none_or(Bytes::is_empty)
+                {
+                    line.offer(clock::monotonic_ns());
+                }
                 this.idle = None;
-                this.wait(!this.is_end_stream());
                 this.flight.sent_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -184,7 +184,6 @@ impl Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.wait(false);
         if !self.is_end_stream() && !self.flight.head_only() {
             self.flight.aborted = true;
         }

@@ -146,7 +146,8 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     let method = flight.exchange.upstream_method.as_ref().unwrap_or(&flight.exchange.request.method);
     let idempotent = is_idempotent(method);
     let exchange = pin!(begin(flight, asked, target, connection, body.clone(), berth));
-    let client_max = flight.local.snapshot.settings.timeouts.idle;
+    // The body itself keeps the time between two pieces.
+    let client_max = flight.local.snapshot.settings.timeouts.request;
     match within(&flight.worker, asked, client_max, &body, exchange).await {
         Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
@@ -248,6 +249,7 @@ fn missed(failure: &Failure, idempotent: bool) -> Missed {
     let refusal = match &failure.reason {
         h1::Reason::RequestBody(source) => match source.downcast_ref::<BodyError>() {
             Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
+            Some(BodyError::Slow) => Refusal::RequestTimeout,
             _ => Refusal::BadRequest,
         },
         h1::Reason::RequestUnfit | h1::Reason::RequestLength => Refusal::BadRequest,

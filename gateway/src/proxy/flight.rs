@@ -1,12 +1,13 @@
 //! One request in the air: the exchange, who serves it, and what happened so far. Dropping it ends it: outcome told, record
 //! written, counted. It is dropped when the answer's last byte has left, or when the client went away before.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{HeaderMap, Method, StatusCode};
 
 use super::exchange::{Exchange, Outcome};
-use super::presence::{Presence, Serving};
+use super::presence::Serving;
 use super::worker::{Local, Worker};
 use crate::clock;
 use crate::config::snapshot::{Chain, Protocols, Route, Slot};
@@ -49,6 +50,8 @@ pub struct Flight {
     pub sent_bytes: u64,
     /// Body bytes taken from the client.
     pub taken_bytes: u64,
+    /// Bytes of the body that are held in memory, counted against the process's room.
+    pub held_bytes: Cell<u64>,
     /// Whether the answer ended before it was complete.
     pub aborted: bool,
     /// Whether the source is degraded.
@@ -83,18 +86,13 @@ impl Flight {
             sent_headers: None,
             sent_bytes: 0,
             taken_bytes: 0,
+            held_bytes: Cell::new(0),
             aborted: false,
             suspect: false,
             holds_turn: false,
             ride: None,
             serving,
         }
-    }
-
-    /// The connection that the request came on.
-    #[must_use]
-    pub fn presence(&self) -> &Presence {
-        self.serving.presence()
     }
 
     /// The matched route.
@@ -176,6 +174,9 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let now_ns = clock::monotonic_ns();
         self.serving.end(now_ns);
+        if self.held_bytes.get() > 0 {
+            self.worker.shared.pressure.release(self.held_bytes.get());
+        }
         self.tell_outcome(Outcome::Abandoned, now_ns);
         if self.holds_turn {
             self.worker.leave_degraded(self.exchange.client.ip);

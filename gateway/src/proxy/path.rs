@@ -7,22 +7,24 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::answer::{AnswerBody, Source};
-use super::body::RequestBody;
+use super::body::{BodyError, Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
 use super::reply::{self, Refusal, Reply};
-use super::worker::Worker;
-use super::{attempt, forward, report, sanitize, tunnel};
+use super::worker::{Seat, Worker};
+use super::{attempt, forward, grpc, report, sanitize, tunnel};
 use crate::clock;
 use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
+use crate::limits::Level;
 use crate::plugins::{Flow, Plugin};
-use crate::router::{Facts, path};
+use crate::router::{Facts, View, path};
 use crate::upstreams::health::Sign;
 
 /// What a connection knows when a request begins on it.
@@ -70,9 +72,10 @@ pub fn serve(
     let (parts, incoming) = request.into_parts();
     let local = worker.local();
     let raw_uri = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), |p| p.as_str().to_owned());
+    let timeouts = local.snapshot.settings.timeouts;
     let exchange = Exchange {
         request: parts,
-        body: RequestBody::of(incoming),
+        body: RequestBody::of(incoming, || Pace::new(timeouts.body, timeouts.request)),
         raw_uri,
         path: String::new(),
         upstream_path: String::new(),
@@ -139,12 +142,22 @@ fn refuse(refusal: Refusal) -> Box<Reply> {
     Box::new(refusal.reply())
 }
 
-/// Syntax, real client address, and how its source stands. True when it asks for a WebSocket.
+/// Room, syntax, real client address, and how its source stands. True when it asks for a WebSocket.
 fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
+    if flight.worker.shared.pressure.level() >= Level::Shed {
+        return Err(refuse(Refusal::Overloaded));
+    }
     let ex = &mut flight.exchange;
     let normal = sanitize::sanitize(&ex.request).map_err(refuse)?;
     (ex.path, ex.query, ex.host) = (normal.path, normal.query, normal.host);
     ex.host_port = normal.port;
+    let bytes_max = flight.local.snapshot.settings.limits.body_bytes;
+    if bytes_max > 0 {
+        ex.body.limit(bytes_max);
+        if ex.body.size_hint().lower() > bytes_max {
+            return Err(refuse(Refusal::BodyTooLarge));
+        }
+    }
     forward::strip_nominated(&mut ex.request.headers);
     if ex.request.version == http::Version::HTTP_2 {
         forward::join_cookies(&mut ex.request.headers);
@@ -176,7 +189,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         headers: &ex.request.headers,
         sni,
     };
-    let found = local.snapshot.router.find(&facts).ok_or_else(|| refuse(Refusal::NoRoute))?;
+    let protocol = if ex.client.tls { "https" } else { "http" };
+    let view = View { facts: &facts, protocol, query: ex.query.as_deref(), source: ex.client.peer };
+    let found = local.snapshot.router.find(&view).ok_or_else(|| refuse(Refusal::NoRoute))?;
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));
     ex.captures = found.captures;
@@ -192,6 +207,9 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
     }
     if route.strip_path && climbs(&ex.path, matched) {
         return Err(refuse(Refusal::BadPath));
+    }
+    if let Some(reply) = grpc::misfit(ex, route.protocols) {
+        return Err(reply);
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
         ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
@@ -250,15 +268,22 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
 }
 
 async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Reply>> {
-    let limit = flight.local.snapshot.settings.timeouts.idle;
-    match tokio::time::timeout(limit, flight.exchange.body.hold(bytes_max)).await {
-        Ok(Ok(())) => {
+    let Flight { exchange, worker, held_bytes, .. } = &mut *flight;
+    let pressure = &worker.shared.pressure;
+    let reserve = |bytes| {
+        let room = pressure.reserve(bytes);
+        held_bytes.set(held_bytes.get() + if room { bytes } else { 0 });
+        room
+    };
+    match exchange.body.hold(bytes_max, reserve).await {
+        Ok(()) => {
             flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
             Ok(())
         }
-        Ok(Err(super::body::BodyError::TooLarge)) => Err(refuse(Refusal::BodyTooLarge)),
-        Ok(Err(super::body::BodyError::Client(_))) => Err(refuse(Refusal::BadRequest)),
-        Err(_) => Err(refuse(Refusal::RequestTimeout)),
+        Err(BodyError::TooLarge) => Err(refuse(Refusal::BodyTooLarge)),
+        Err(BodyError::Client(_)) => Err(refuse(Refusal::BadRequest)),
+        Err(BodyError::NoRoom) => Err(refuse(Refusal::Overloaded)),
+        Err(BodyError::Slow) => Err(refuse(Refusal::RequestTimeout)),
     }
 }
 
@@ -275,7 +300,9 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     forward::mark_own(&mut response.headers, ex, settings.marks, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
-    if matches!(flight.exchange.body, RequestBody::Stream { .. }) {
+    let unread = matches!(flight.exchange.body, RequestBody::Stream { .. });
+    // A client that goes elsewhere frees memory.
+    if unread || reply.reason == Refusal::Overloaded.word() {
         response.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let source = response.body.take().map_or(Source::Empty, Source::Whole);
@@ -334,7 +361,8 @@ fn tunneled(
     forward::mark_proxied(&mut response, &flight.exchange, flight.local.snapshot.settings.marks, 0, 0);
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
-        tunnel::spawn(Rc::clone(&flight.worker), client, upstream, idle_max(&flight));
+        let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
+        tunnel::spawn(seat, client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }

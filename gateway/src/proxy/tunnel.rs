@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use super::h1::Upgraded;
 use super::transport::Transport;
-use super::worker::Worker;
+use super::worker::Seat;
 
-/// Joins the two sides once hyper has sent the 101. The tunnel counts as a connection of `worker`, so that a drain waits for
-/// it, and ends after a silence of `idle_max` to twice that.
-pub fn spawn(worker: Rc<Worker>, client: OnUpgrade, upstream: Upgraded<Transport>, idle_max: Duration) {
-    let open = Open::new(worker);
+/// Joins the two sides once hyper has sent the 101. `seat` counts the tunnel as the connection that it is, so that a drain
+/// waits for it; it ends after a silence of `idle_max` to twice that.
+pub fn spawn(seat: Seat, client: OnUpgrade, upstream: Upgraded<Transport>, idle_max: Duration) {
     tokio::task::spawn_local(async move {
-        let _open = open;
+        let _seat = seat;
         if let Ok(client) = client.await {
             join(TokioIo::new(client), upstream, idle_max).await;
         }
@@ -76,21 +74,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<'_, S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// An open tunnel, counted.
-struct Open(Rc<Worker>);
-
-impl Open {
-    fn new(worker: Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        Open(worker)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
     }
 }

@@ -7,7 +7,7 @@ pub mod basic_auth;
 pub mod bot_detection;
 pub mod ip_restriction;
 pub mod jwt;
-mod jwt_token;
+pub mod jwt_token;
 pub mod key_auth;
 
 use std::sync::Arc;
@@ -260,6 +260,7 @@ pub(crate) mod bench {
             members: Default::default(),
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
+            pressure: Default::default(),
         });
         let setup =
             Setup { identities, shared: &shared, report: &report, place: tree.place, id: "p", route: "", service: "" };
