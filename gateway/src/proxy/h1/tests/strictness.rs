@@ -93,7 +93,7 @@ const CHUNKS: &[(&str, &str, &str)] = &[
     ("trailer with LF", "0\r\nX: a\n\r\n", "trailer_syntax"),
     ("trailers end with LF", "0\r\n\n", "trailer_syntax"),
     ("trailer folded", "0\r\nX: a\r\n b\r\n\r\n", "trailer_syntax"),
-    ("trailer without colon", "0\r\nXXX\r\n\r\n", "trailer_syntax"),
+    ("trailer without colon", "0\r\nnocolon\r\n\r\n", "trailer_syntax"),
     ("trailer with NUL", "0\r\nX: \0\r\n\r\n", "trailer_syntax"),
     ("trailer with space before the colon", "0\r\nX : a\r\n\r\n", "trailer_syntax"),
 ];
