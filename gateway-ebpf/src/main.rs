@@ -1,4 +1,4 @@
-//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX; the order of the judgement is
+//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX, and lets a packet out or not; the order of the judgement is
 //! `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in `tally`.
 #![no_std]
 #![no_main]
@@ -6,6 +6,7 @@
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod egress;
 mod frame;
 mod handshake;
 mod sockets;
@@ -13,9 +14,9 @@ mod tables;
 mod tally;
 
 use aya_ebpf::{
-    bindings::xdp_action,
-    macros::{sock_ops, xdp},
-    programs::{SockOpsContext, XdpContext},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, sock_ops, xdp},
+    programs::{SockOpsContext, TcContext, XdpContext},
 };
 use gateway_common::{Reason, judge::judge, packet::parse, reason::Outcome};
 
@@ -44,6 +45,13 @@ pub fn gateway(ctx: XdpContext) -> u32 {
 pub fn gateway_sockets(ctx: SockOpsContext) -> u32 {
     sockets::note(&ctx);
     1
+}
+
+/// On an interface's way out.
+#[classifier]
+pub fn gateway_egress(ctx: TcContext) -> i32 {
+    // Whoever comes after this program decides the rest.
+    if egress::enter_packet(&ctx) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
 }
 
 #[panic_handler]

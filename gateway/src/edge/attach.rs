@@ -34,6 +34,7 @@ pub(super) struct Sizes {
     pub cells: u32,
     pub verdicts: u32,
     pub verified: u32,
+    pub egress: u32,
 }
 
 /// What kept the edge from being what was asked for.
@@ -49,7 +50,7 @@ pub(super) struct Trouble {
 pub(super) struct Attached {
     pub interface: String,
     pub guard: Guard,
-    index: u32,
+    pub index: u32,
     /// Detaches when it is dropped, or when the process ends however it ends.
     _link: FdLink,
 }
@@ -69,6 +70,7 @@ impl Kernel {
             .map_max_entries(name::CELLS, sizes.cells)
             .map_max_entries(name::VERDICTS, sizes.verdicts.max(1))
             .map_max_entries(name::VERIFIED, sizes.verified.max(1))
+            .map_max_entries(name::EGRESS, sizes.egress.max(1))
             .load(OBJECT)
             .map_err(|error| not_loaded(&error))?;
         xdp(&mut ebpf).and_then(Xdp::load).map_err(|error| not_loaded(&error.into()))?;

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 
 use super::{
     attach::{Guard, Kernel, Sizes, Trouble},
+    egress::Egress,
     events::Events,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
@@ -76,6 +77,7 @@ pub(super) struct Control {
     /// The program that learns of completed handshakes; without it the workers tell.
     sockets: Option<FdLink>,
     sockets_trouble: Option<Trouble>,
+    egress: Egress,
     pub pressure: Pressure,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
@@ -107,6 +109,7 @@ impl Control {
             load_trouble: None,
             sockets: None,
             sockets_trouble: None,
+            egress: Egress::default(),
             pressure: Pressure::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
@@ -176,6 +179,7 @@ impl Control {
     fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
             kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
+            self.egress.attach(kernel, self.policy.egress.is_some());
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
@@ -217,6 +221,7 @@ impl Control {
         self.ring = None;
         self.load_trouble = None;
         (self.sockets, self.sockets_trouble) = (None, None);
+        self.egress = Egress::default();
         self.pressure = Pressure::default();
         self.writer.adopt(None);
     }
@@ -246,7 +251,11 @@ impl Control {
 
     /// What works, but could work better.
     pub fn advice(&self) -> impl Iterator<Item = &Trouble> {
-        self.kernel.iter().filter_map(|kernel| kernel.advice.as_ref()).chain(&self.sockets_trouble)
+        self.kernel
+            .iter()
+            .filter_map(|kernel| kernel.advice.as_ref())
+            .chain(&self.sockets_trouble)
+            .chain(&self.egress.troubles)
     }
 
     fn announce(&self) {
@@ -441,12 +450,13 @@ fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
 }
 
 fn sizes(policy: &Policy) -> Sizes {
-    /// A gate that is off needs no memory.
-    const VERIFIED_MIN: u32 = 64;
+    /// What is off needs no memory.
+    const LRU_MIN: u32 = 64;
     Sizes {
         cells: cells(policy.cells),
         verdicts: policy.verdicts_max,
-        verified: policy.gate.as_ref().map_or(VERIFIED_MIN, |gate| gate.verified_max.max(VERIFIED_MIN)),
+        verified: policy.gate.as_ref().map_or(LRU_MIN, |gate| gate.verified_max.max(LRU_MIN)),
+        egress: policy.egress.as_ref().map_or(LRU_MIN, |egress| egress.sources_max.max(LRU_MIN)),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod attach;
 mod control;
+mod egress;
 mod events;
 mod handle;
 mod host;
@@ -24,6 +25,6 @@ mod watch;
 pub use gateway_common::Reason;
 pub use handle::Edge;
 pub use metrics::Metric;
-pub use policy::{Ceilings, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+pub use policy::{Ceilings, EgressPolicy, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 pub use report::{Cause, Identity, Offence, OffenceKind, Peer, Reporter};
 pub use userspace::{Admission, Standing, Standings};

@@ -5,6 +5,7 @@
 mod bare;
 mod cells;
 mod differential;
+mod egress;
 mod frames;
 mod handshake;
 mod loaded;
