@@ -17,16 +17,17 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    attach::{Guard, Kernel, Sizes, Trouble},
+    attach::{Guard, Kernel, Trouble},
     egress::Egress,
     events::Events,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     policy::{Mode, Policy},
     pressure::{self, Pressure, Turn},
-    reconcile::{Wanted, Writer},
+    reconcile::Writer,
     report::{Desk, GoodTold, Identity, OffenceTold},
     sockets,
+    tables::{list_troubles, sizes, wanted},
     userspace::{Prefix, Standings},
 };
 
@@ -432,50 +433,4 @@ fn verdict(decision: &Decision) -> Option<Verdict> {
         // The general ceiling holds for what the gate lets through.
         packets: Ceiling::UNLIMITED,
     })
-}
-
-fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
-    let lists = [
-        ("never_drop", &wanted.never_drop, "no program is loaded; name fewer or wider prefixes"),
-        ("deny", &wanted.deny, "the kernel denies the first ones only; name fewer or wider prefixes"),
-    ];
-    let too_long = lists.into_iter().filter(|(_, list, _)| list.len() > LIST_ENTRIES_MAX as usize);
-    let trouble = |(name, list, remedy): (&str, &Vec<IpNet>, &'static str)| Trouble {
-        interface: None,
-        problem: "list_too_long",
-        detail: format!("{name} has {} prefixes, the kernel's list holds {LIST_ENTRIES_MAX}", list.len()),
-        remedy,
-    };
-    too_long.map(trouble).collect()
-}
-
-fn sizes(policy: &Policy) -> Sizes {
-    /// What is off needs no memory.
-    const LRU_MIN: u32 = 64;
-    Sizes {
-        cells: cells(policy.cells),
-        verdicts: policy.verdicts_max,
-        verified: policy.gate.as_ref().map_or(LRU_MIN, |gate| gate.verified_max.max(LRU_MIN)),
-        egress: policy.egress.as_ref().map_or(LRU_MIN, |egress| egress.sources_max.max(LRU_MIN)),
-    }
-}
-
-/// The number of cells that holds at least `wanted`.
-pub(super) fn cells(wanted: u32) -> u32 {
-    const CELLS_MAX: u32 = 1 << 24;
-    wanted.clamp(1, CELLS_MAX).next_power_of_two()
-}
-
-fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted {
-    let never_drop: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).chain(vital).copied().collect();
-    let mut ports = policy.ports.clone();
-    ports.sort_unstable();
-    ports.dedup();
-    Wanted {
-        settings: policy.settings(seed, cells(policy.cells)),
-        v6_prefix: policy.v6_prefix,
-        ports,
-        never_drop: IpNet::aggregate(&never_drop),
-        deny: IpNet::aggregate(&policy.deny),
-    }
 }

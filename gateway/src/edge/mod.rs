@@ -19,6 +19,7 @@ mod reconcile;
 mod report;
 mod sockets;
 mod status;
+mod tables;
 mod userspace;
 mod watch;
 

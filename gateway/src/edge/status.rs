@@ -45,7 +45,7 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         },
         "interfaces": { "wanted": policy.interfaces, "attached": attached.unwrap_or_default() },
         "ports": policy.ports,
-        "cells": super::control::cells(policy.cells),
+        "cells": super::tables::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
         "cut_connections": control.writer.cuts().len(),
         "raised_sources": control.writer.raised().len(),
