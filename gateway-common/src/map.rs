@@ -12,6 +12,8 @@ pub const ABI: u32 = 3;
 pub mod name {
     /// The XDP program.
     pub const PROGRAM: &str = "gateway";
+    /// The same judgement as a classifier at TC ingress.
+    pub const CLASSIFIER: &str = "gateway_tc";
     /// The program that a cgroup runs when one of its sockets completes a handshake.
     pub const SOCKETS: &str = "gateway_sockets";
     /// The program that enters what is sent.

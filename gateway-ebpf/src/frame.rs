@@ -1,7 +1,7 @@
 //! The frame in the kernel's buffer. Near its start it is read in place, after a comparison with its end that the
 //! verifier can follow; behind headers of a length that the frame itself names, through a helper.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::xdp_md,
@@ -81,10 +81,15 @@ impl Integer for u8 {}
 impl Integer for u16 {}
 impl Integer for u32 {}
 
-impl Far {
+/// A position whose bytes can be read as integers.
+pub trait Words: Cursor {
     /// The integers that lie here, in memory order.
+    fn read<T: Integer, const N: usize>(self) -> Option<[T; N]>;
+}
+
+impl Words for Far {
     #[inline(always)]
-    pub fn read<T: Integer, const N: usize>(self) -> Option<[T; N]> {
+    fn read<T: Integer, const N: usize>(self) -> Option<[T; N]> {
         let mut out = MaybeUninit::<[T; N]>::uninit();
         // SAFETY: the helper checks the range against the frame, and writes as many bytes as are named (Linux 5.18).
         let result =
@@ -92,7 +97,9 @@ impl Far {
         // SAFETY: the helper wrote all of them, as it says, and every pattern of bits is an integer.
         if result == 0 { Some(unsafe { out.assume_init() }) } else { None }
     }
+}
 
+impl Far {
     /// Overwrites what lies here; false if the frame is too short.
     #[inline(always)]
     pub fn write<T: Integer, const N: usize>(self, from: &[T; N]) -> bool {
@@ -126,4 +133,11 @@ pub fn resize(ctx: *mut xdp_md, bytes: u32, frame_bytes: u32) -> bool {
 pub fn bytes(ctx: &XdpContext) -> u64 {
     // SAFETY: the context is the one that the kernel gave to this run (Linux 5.18).
     unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
+}
+
+/// Copies the frame's first `count` bytes.
+#[inline(always)]
+pub fn head(ctx: &XdpContext, to: *mut c_void, count: u32) {
+    // SAFETY: the helper checks the range against the frame; the caller owns `count` bytes at `to`.
+    unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, to, count) };
 }

@@ -2,10 +2,12 @@
 //! the kernel's own, made for the listener that the SYN asks for: its acknowledgement makes the connection in the host,
 //! and here nothing is kept. Headers with IP options or extensions are left alone. It must not judge.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, bpf_sock, xdp_md},
+    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, bpf_sock, xdp_md},
     helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie, bpf_tcp_gen_syncookie},
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use gateway_common::{
     judge::Proof,
@@ -13,7 +15,8 @@ use gateway_common::{
 };
 
 use crate::{
-    frame::{self, Far},
+    classify,
+    frame::{self, Far, Words},
     tables::Evidence,
 };
 
@@ -46,21 +49,47 @@ pub struct Host<'a>(pub &'a XdpContext);
 impl Evidence for Host<'_> {
     #[inline(always)]
     fn proof(&self, _packet: &Packet) -> Proof {
-        match prove(self.0.ctx) {
-            CONNECTION => Proof::Connection,
-            COOKIE => Proof::Cookie,
-            _ => Proof::None,
-        }
+        shown(prove_frame(self.0.ctx))
+    }
+}
+
+/// The same at TC ingress.
+pub struct HostBehind<'a>(pub &'a TcContext);
+
+impl Evidence for HostBehind<'_> {
+    #[inline(always)]
+    fn proof(&self, _packet: &Packet) -> Proof {
+        shown(prove_buffer(self.0.skb.skb))
     }
 }
 
 const CONNECTION: u32 = 1;
 const COOKIE: u32 = 2;
 
+#[inline(always)]
+fn shown(proof: u32) -> Proof {
+    match proof {
+        CONNECTION => Proof::Connection,
+        COOKIE => Proof::Cookie,
+        _ => Proof::None,
+    }
+}
+
 /// A function of its own, so that what it keeps on the stack is no burden to the path that never needs it.
 #[inline(never)]
-fn prove(ctx: *mut xdp_md) -> u32 {
-    let proof = match network(ctx) {
+fn prove_frame(ctx: *mut xdp_md) -> u32 {
+    prove(ctx.cast(), frame::start(ctx))
+}
+
+/// As with [`prove_frame`].
+#[inline(never)]
+fn prove_buffer(skb: *mut __sk_buff) -> u32 {
+    prove(skb.cast(), classify::start(skb))
+}
+
+#[inline(always)]
+fn prove(ctx: *mut c_void, start: impl Words) -> u32 {
+    let proof = match network(start) {
         Some((ETHERTYPE_IPV4, at)) => prove_ipv4(ctx, at),
         Some((_, at)) => prove_ipv6(ctx, at),
         None => None,
@@ -69,14 +98,14 @@ fn prove(ctx: *mut xdp_md) -> u32 {
 }
 
 #[inline(always)]
-fn prove_ipv4(ctx: *mut xdp_md, at: Far) -> Option<u32> {
+fn prove_ipv4(ctx: *mut c_void, at: impl Words) -> Option<u32> {
     let ip = ipv4(at)?;
     let tcp: Tcp = at.skip(size_of::<Ipv4>()).read()?;
     proof(look_up_ipv4(ctx, &ip, tcp[0]), &ip, &tcp)
 }
 
 #[inline(always)]
-fn prove_ipv6(ctx: *mut xdp_md, at: Far) -> Option<u32> {
+fn prove_ipv6(ctx: *mut c_void, at: impl Words) -> Option<u32> {
     let ip = ipv6(at)?;
     let tcp: Tcp = at.skip(size_of::<Ipv6>()).read()?;
     proof(look_up_ipv6(ctx, &ip, tcp[0]), &ip, &tcp)
@@ -88,10 +117,10 @@ pub fn challenge(ctx: &XdpContext, frame_bytes: u64) -> bool {
     answers(ctx.ctx, frame_bytes as u32) != 0
 }
 
-/// As with [`prove`].
+/// As with [`prove_frame`].
 #[inline(never)]
 fn answers(ctx: *mut xdp_md, frame_bytes: u32) -> u32 {
-    let answered = match network(ctx) {
+    let answered = match network(frame::start(ctx)) {
         Some((ETHERTYPE_IPV4, at)) => challenge_ipv4(ctx, at, frame_bytes),
         Some((_, at)) => challenge_ipv6(ctx, at, frame_bytes),
         None => None,
@@ -103,7 +132,7 @@ fn answers(ctx: *mut xdp_md, frame_bytes: u32) -> u32 {
 fn challenge_ipv4(ctx: *mut xdp_md, at: Far, frame_bytes: u32) -> Option<()> {
     let ip = ipv4(at)?;
     let syn = syn(at.skip(size_of::<Ipv4>()), IPV4_SEGMENT_DEFAULT)?;
-    let cookie = cookie(look_up_ipv4(ctx, &ip, syn[0]), &ip, &syn)?;
+    let cookie = cookie(look_up_ipv4(ctx.cast(), &ip, syn[0]), &ip, &syn)?;
     let tcp = answer(&syn, cookie, IPV4_SEGMENT_BYTES, u64::from(ip[3]) + u64::from(ip[4]));
     send(ctx, at, &answer_ipv4(&ip), &tcp, frame_bytes)
 }
@@ -112,15 +141,15 @@ fn challenge_ipv4(ctx: *mut xdp_md, at: Far, frame_bytes: u32) -> Option<()> {
 fn challenge_ipv6(ctx: *mut xdp_md, at: Far, frame_bytes: u32) -> Option<()> {
     let ip = ipv6(at)?;
     let syn = syn(at.skip(size_of::<Ipv6>()), IPV6_SEGMENT_DEFAULT)?;
-    let cookie = cookie(look_up_ipv6(ctx, &ip, syn[0]), &ip, &syn)?;
+    let cookie = cookie(look_up_ipv6(ctx.cast(), &ip, syn[0]), &ip, &syn)?;
     let tcp = answer(&syn, cookie, IPV6_SEGMENT_BYTES, sum(&ip) - u64::from(ip[0]) - u64::from(ip[1]));
     send(ctx, at, &answer_ipv6(&ip), &tcp, frame_bytes)
 }
 
 /// The ethertype behind the tags, and where its header lies.
 #[inline(always)]
-fn network(ctx: *mut xdp_md) -> Option<(u16, Far)> {
-    let mut at = frame::start(ctx).skip(12);
+fn network<W: Words>(start: W) -> Option<(u16, W)> {
+    let mut at = start.skip(12);
     for _ in 0..=TAGS_MAX {
         let [ethertype] = at.read::<u16, 1>()?;
         let ethertype = u16::from_be(ethertype);
@@ -134,13 +163,13 @@ fn network(ctx: *mut xdp_md) -> Option<(u16, Far)> {
 
 /// Without options.
 #[inline(always)]
-fn ipv4(at: Far) -> Option<Ipv4> {
+fn ipv4(at: impl Words) -> Option<Ipv4> {
     at.read().filter(|ip: &Ipv4| ip[0].to_ne_bytes()[0] == 0x45)
 }
 
 /// Without extension headers.
 #[inline(always)]
-fn ipv6(at: Far) -> Option<Ipv6> {
+fn ipv6(at: impl Words) -> Option<Ipv6> {
     at.read().filter(|ip: &Ipv6| ip[1].to_ne_bytes()[2] == TCP)
 }
 
@@ -223,21 +252,21 @@ fn cookie<const IP: usize>(socket: *mut bpf_sock, ip: &[u32; IP], syn: &Syn) -> 
 }
 
 #[inline(always)]
-fn look_up_ipv4(ctx: *mut xdp_md, ip: &Ipv4, ports: u32) -> *mut bpf_sock {
+fn look_up_ipv4(ctx: *mut c_void, ip: &Ipv4, ports: u32) -> *mut bpf_sock {
     find(ctx, &mut [ip[3], ip[4], ports])
 }
 
 #[inline(always)]
-fn look_up_ipv6(ctx: *mut xdp_md, ip: &Ipv6, ports: u32) -> *mut bpf_sock {
+fn look_up_ipv6(ctx: *mut c_void, ip: &Ipv6, ports: u32) -> *mut bpf_sock {
     find(ctx, &mut [ip[2], ip[3], ip[4], ip[5], ip[6], ip[7], ip[8], ip[9], ports])
 }
 
 /// The host's socket for source, destination and ports: of their connection, else the listener; null if there is none.
 #[inline(always)]
-fn find<const N: usize>(ctx: *mut xdp_md, tuple: &mut [u32; N]) -> *mut bpf_sock {
+fn find<const N: usize>(ctx: *mut c_void, tuple: &mut [u32; N]) -> *mut bpf_sock {
     let here = BPF_F_CURRENT_NETNS as i64 as u64;
     // SAFETY: the tuple has as many bytes as are named, and outlives the call.
-    unsafe { bpf_skc_lookup_tcp(ctx.cast(), tuple.as_mut_ptr().cast(), size_of::<[u32; N]>() as u32, here, 0) }
+    unsafe { bpf_skc_lookup_tcp(ctx, tuple.as_mut_ptr().cast(), size_of::<[u32; N]>() as u32, here, 0) }
 }
 
 /// SYN and ACK with the cookie for a sequence number. `addresses` is the sum of the addresses, for the checksum.
@@ -307,11 +336,14 @@ fn fold(sum: u64) -> [u8; 2] {
 #[inline(always)]
 fn send<const IP: usize>(ctx: *mut xdp_md, at: Far, ip: &[u32; IP], tcp: &Syn, frame_bytes: u32) -> Option<()> {
     let start = frame::start(ctx);
-    let m = start.read::<u16, 6>()?;
+    // Few words: without CAP_PERFMON none may lie where a pointer lay.
+    let [a, b, c] = start.read::<u32, 3>()?;
+    // The target is little-endian: two addresses of six bytes, turned round.
+    let addresses = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
     let transport = at.skip(size_of::<[u32; IP]>());
     if !frame::resize(ctx, transport.skip(size_of::<Syn>()).offset(), frame_bytes) {
         return None;
     }
     // The whole range exists now: none of these fails after another has written.
-    (start.write(&[m[3], m[4], m[5], m[0], m[1], m[2]]) && at.write(ip) && transport.write(tcp)).then_some(())
+    (start.write(&addresses) && at.write(ip) && transport.write(tcp)).then_some(())
 }

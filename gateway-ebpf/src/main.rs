@@ -1,11 +1,13 @@
-//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX, and lets a packet out or not; the order of the judgement is
-//! `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in `tally`.
+//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX (`classify` does so for TC), and lets
+//! a packet out or not; the order of the judgement is `gateway_common::judge`, the tables are `tables`, everything that
+//! leaves is counted once in `tally`.
 #![no_std]
 #![no_main]
 // Core's atomics lack compare-exchange for this target, though its instruction set has it.
 #![allow(internal_features)]
 #![feature(core_intrinsics)]
 
+mod classify;
 mod egress;
 mod frame;
 mod handshake;
@@ -35,7 +37,7 @@ pub fn gateway(ctx: XdpContext) -> u32 {
     }
     tally::count(judgement.outcome, frame_bytes);
     if judgement.outcome.reason.drops() {
-        tally::sample(&ctx, &judgement, parsed, frame_bytes);
+        tally::sample(&judgement, parsed, frame_bytes, |to, count| frame::head(&ctx, to, count));
     }
     if judgement.outcome.drops() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }

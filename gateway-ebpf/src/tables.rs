@@ -159,7 +159,7 @@ impl<E: Evidence> Tables for Maps<E> {
     #[inline(always)]
     fn count_syn(&self) -> u64 {
         let Some(count) = SYNS.get_ptr_mut(0) else { return 1 };
-        // SAFETY: this CPU's own element; an XDP program is not interrupted by another on the same CPU.
+        // SAFETY: this CPU's own element; neither hook's program is interrupted by another one on the same CPU.
         unsafe {
             *count += 1;
             *count

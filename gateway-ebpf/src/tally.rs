@@ -1,8 +1,7 @@
 //! What leaves is counted, and a few drops are shown. It must not change an outcome.
 
-use core::sync::atomic::AtomicU64;
+use core::{ffi::c_void, sync::atomic::AtomicU64};
 
-use aya_ebpf::{helpers::generated::bpf_xdp_load_bytes, programs::XdpContext};
 use gateway_common::{
     Address,
     gcra::decide,
@@ -24,7 +23,7 @@ const PARSED_BYTES_MIN: u32 = 14 + 20 + 8;
 #[inline(always)]
 pub fn count(outcome: Outcome, frame_bytes: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(outcome.counter()) {
-        // SAFETY: this CPU's own element; an XDP program is not interrupted by another on the same CPU.
+        // SAFETY: this CPU's own element; neither hook's program is interrupted by another one on the same CPU.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += frame_bytes;
@@ -32,14 +31,19 @@ pub fn count(outcome: Outcome, frame_bytes: u64) {
     }
 }
 
-/// Sends an event unless there were enough of them.
+/// Sends an event unless there were enough of them. `copy` writes the frame's first bytes, as many as it is told.
 #[inline(always)]
-pub fn sample(ctx: &XdpContext, judgement: &Judgement, parsed: Result<Packet, Unparsed>, frame_bytes: u64) {
+pub fn sample(
+    judgement: &Judgement,
+    parsed: Result<Packet, Unparsed>,
+    frame_bytes: u64,
+    copy: impl FnOnce(*mut c_void, u32),
+) {
     let Ok(packet) = parsed else { return };
     if !is_due(judgement.now_ns) {
         return;
     }
-    emit(ctx, judgement, packet, frame_bytes);
+    emit(judgement, packet, frame_bytes, copy);
 }
 
 /// One attempt: a lost race is a lost event.
@@ -54,7 +58,7 @@ fn is_due(now_ns: u64) -> bool {
 }
 
 #[inline(always)]
-fn emit(ctx: &XdpContext, judgement: &Judgement, packet: Packet, frame_bytes: u64) {
+fn emit(judgement: &Judgement, packet: Packet, frame_bytes: u64, copy: impl FnOnce(*mut c_void, u32)) {
     let Some(mut slot) = EVENTS.reserve::<Event>(0) else { return };
     // Two constants, because the verifier wants to see that the length is never zero.
     let head_bytes = if frame_bytes < EVENT_HEAD_BYTES as u64 { PARSED_BYTES_MIN } else { EVENT_HEAD_BYTES as u32 };
@@ -72,10 +76,8 @@ fn emit(ctx: &XdpContext, judgement: &Judgement, packet: Packet, frame_bytes: u6
         head: [0; EVENT_HEAD_BYTES / 8],
     });
     // SAFETY: `write` above made the whole event; `head` holds at least `head_bytes` bytes.
-    unsafe {
-        let head = (&raw mut (*slot.as_mut_ptr()).head).cast();
-        // A frame that cannot be copied is shown without its head.
-        bpf_xdp_load_bytes(ctx.ctx, 0, head, head_bytes);
-    }
+    let head = unsafe { (&raw mut (*slot.as_mut_ptr()).head).cast() };
+    // A frame that cannot be copied is shown without its head.
+    copy(head, head_bytes);
     slot.submit(0);
 }

@@ -13,38 +13,50 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{self, Control};
 use crate::clock;
-use crate::config::{Environment, Reload, Running, Snapshot};
+use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
-use crate::edge::{Edge, Policy};
-use crate::listen::{self, Bound, Command, Thread};
+use crate::edge::{Edge, Identity, Policy};
+use crate::limits::pressure::Gauge;
+use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
+use crate::privileges;
 use crate::proxy::transport::TlsClients;
 use crate::proxy::worker::{EdgeLink, Worker};
 use crate::telemetry::metrics::{self, Registry};
 use crate::telemetry::writer::LogWriter;
+use crate::upstreams::probe;
 use crate::watch;
 
 /// How to run.
 #[derive(Debug)]
 pub struct Options {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// Run what is built of a file that asks for more.
-    pub allow_unsupported: bool,
+    /// The configuration: files and folders.
+    pub config: Vec<PathBuf>,
+    /// How they are read.
+    pub load: Load,
     /// Written when everything listens.
     pub ready_file: Option<PathBuf>,
-    /// Kong's variables.
-    pub env: Environment,
+    /// Listen on addresses on which another gateway still listens.
+    pub beside: bool,
 }
+
+/// How often memory is looked at, far from its limit and near it: a burst must not outrun the looks.
+const LOOK_FAR: Duration = Duration::from_millis(100);
+const LOOK_NEAR: Duration = Duration::from_millis(10);
+
+/// How long the admin API's view of a configuration is kept when nobody asks.
+const ENTITIES_IDLE_NS: u64 = 60_000_000_000;
 
 /// What the control plane holds.
 struct App {
-    running: Running,
+    running: Arc<Running>,
+    /// Held while a configuration is compiled: one at a time, in the order of their coming.
+    reloading: tokio::sync::Mutex<()>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
     workers: Vec<mpsc::Sender<Command>>,
-    listeners: Vec<(SocketAddr, bool)>,
+    listeners: Vec<(SocketAddr, Port)>,
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
@@ -57,31 +69,31 @@ struct App {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     crate::crypto::install();
     raise_descriptor_limit();
+    // Threads inherit: before the first one.
+    privileges::at_start();
     let (shared, log) = shared()?;
-    let running =
-        match Running::start(&options.config, options.allow_unsupported, options.env.clone(), Arc::clone(&shared)) {
-            Ok(running) => running,
-            Err(errors) => {
-                eprint!("{errors}");
-                return Ok(ExitCode::from(2));
-            }
-        };
+    let running = match Running::start(&options.config, options.load.clone(), Arc::clone(&shared)) {
+        Ok(running) => Arc::new(running),
+        Err(errors) => {
+            eprint!("{errors}");
+            return Ok(ExitCode::from(2));
+        }
+    };
     for warning in running.warnings().lines() {
         tracing::warn!("{warning}");
     }
     let snapshot = running.current();
-    let bound: Vec<Bound> = snapshot
-        .settings
-        .listen
-        .iter()
-        .map(|l| listen::bind(l, snapshot.settings.workers))
-        .collect::<Result<_, _>>()?;
-    let listeners: Vec<(SocketAddr, bool)> = bound.iter().map(|b| (b.address, b.tls)).collect();
+    let http = snapshot.settings.listen.iter().map(|l| (l, false));
+    let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
+    let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers, options.beside);
+    let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
+    let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
         running,
+        reloading: tokio::sync::Mutex::new(()),
         shared,
         edge,
         registry: Registry::default(),
@@ -109,7 +121,9 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
     let shared = Shared {
         windows: crate::limits::Windows::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
+        members: crate::upstreams::member::Members::default(),
         writer,
+        pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
     };
     Ok((Arc::new(shared), log))
@@ -126,7 +140,7 @@ fn raise_descriptor_limit() {
 }
 
 /// The policy with the ports that are really listened on.
-fn with_ports(mut policy: Policy, listeners: &[(SocketAddr, bool)]) -> Policy {
+fn with_ports(mut policy: Policy, listeners: &[(SocketAddr, Port)]) -> Policy {
     policy.ports = listeners.iter().map(|(address, _)| address.port()).collect();
     policy
 }
@@ -143,13 +157,14 @@ fn start_workers(
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for listener in bound {
         for (own, socket) in sockets.iter_mut().zip(listener.sockets) {
-            own.push((socket, listener.tls));
+            own.push((socket, listener.port));
         }
     }
     let spawn = |(id, own)| {
         let (snapshot, shared, tls) = (Arc::clone(snapshot), Arc::clone(shared), Arc::clone(&tls));
         let edge = edge.map(|e| (e.reporter(), e.standings()));
         let make = move || {
+            privileges::of_worker();
             let edge = edge.map(|(reporter, standings)| EdgeLink { reporter: reporter.into(), standings });
             Worker::new(snapshot, shared, tls, edge)
         };
@@ -178,20 +193,42 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     if let Some(listener) = admin {
         tokio::spawn(admin::serve(listener, Arc::clone(&app)));
     }
-    let mut changes = watch::file(app.running.path())?;
-    announce(&app, admin_address, options)?;
-
+    privileges::of_control(app.edge.is_some());
+    let probed = Arc::clone(&app);
+    tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
+    let mut changes = watch_without_privileges(app.running.paths())?;
+    // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    announce(&app, admin_address, options)?;
+
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut look = tokio::time::Instant::now();
+    let gauge = Gauge::find(settings.limits.memory_bytes);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => app.reload("SIGHUP"),
-            Some(()) = changes.recv() => app.reload("file change"),
-            _ = tick.tick() => app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000),
+            _ = hangup.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload, "SIGHUP"));
+            }
+            Some(()) = changes.recv() => {
+                tokio::spawn(Arc::clone(&app).reload(Running::reload_if_changed, "file change"));
+            }
+            () = tokio::time::sleep_until(look) => {
+                let near = app.measure(&gauge);
+                look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
+            }
+            _ = tick.tick() => {
+                app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
+                app.shared.members.sweep();
+                let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
+                if let Some(entities) = app.running.current().forget_entities(since_ns) {
+                    // Nobody waits for it.
+                    drop(tokio::task::spawn_blocking(move || drop(entities)));
+                }
+            }
         }
     }
     tracing::info!("draining");
@@ -214,16 +251,27 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     Ok(())
 }
 
+/// The watcher's thread inherits from the one that starts it.
+fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes> {
+    let watch = || {
+        privileges::of_files();
+        watch::paths(paths)
+    };
+    std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
-    let of = |tls: bool| {
-        let addresses = app.listeners.iter().filter(|(_, t)| *t == tls);
+    let those = |stream: bool, tls: bool| {
+        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
         addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
     };
+    let of = |tls| those(false, tls);
     let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
     tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
     let Some(path) = &options.ready_file else { return Ok(()) };
     let ready = json!({
-        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true), "admin": admin.map(|a| a.to_string()),
+        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),
+        "stream": those(true, false), "stream_tls": those(true, true), "admin": admin.map(|a| a.to_string()),
     });
     let draft = path.with_extension("tmp");
     std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
@@ -231,8 +279,33 @@ fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::
 }
 
 impl App {
-    fn reload(&self, why: &str) {
-        self.tell(self.running.reload(), why);
+    /// Tells the workers how near the memory limit is; true when more than half of it is used.
+    fn measure(&self, gauge: &Gauge) -> bool {
+        let (used, limit) = gauge.read();
+        let pressure = &self.shared.pressure;
+        if pressure.measure(used, limit) {
+            tracing::warn!(level = ?pressure.level(), used, limit, "memory");
+        }
+        used > limit / 2
+    }
+
+    async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
+        self.take(read, why).await;
+    }
+
+    /// Compiles on a thread of its own, so that signals and the admin API do not wait for a large configuration.
+    async fn take(&self, compile: impl FnOnce(&Running) -> Reload + Send + 'static, why: &str) -> Reload {
+        let _turn = self.reloading.lock().await;
+        let running = Arc::clone(&self.running);
+        let before = running.current();
+        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
+        let lost =
+            |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
+        let outcome = self.tell(outcome.unwrap_or_else(lost), why);
+        if matches!(outcome, Reload::Adopted(_)) {
+            tokio::spawn(retire(before));
+        }
+        outcome
     }
 
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
@@ -240,10 +313,18 @@ impl App {
         match &outcome {
             Reload::Adopted(snapshot) => {
                 for worker in &self.workers {
-                    // The inbox is drained by a thread that never waits; a full one means that the worker is gone.
-                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_err() {
-                        tracing::error!("a worker did not take the new configuration");
+                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_ok() {
+                        continue;
                     }
+                    // The inbox of a busy worker is full. What it gets when there is room is in force then, so that a
+                    // configuration that waited never follows a newer one.
+                    let (worker, running) = (worker.clone(), Arc::clone(&self.running));
+                    tokio::spawn(async move {
+                        match worker.reserve().await {
+                            Ok(place) => place.send(Command::Adopt(running.current())),
+                            Err(_) => tracing::error!("a worker is gone and takes no configuration"),
+                        }
+                    });
                 }
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
@@ -256,7 +337,9 @@ impl App {
                 }
             }
             Reload::Same => tracing::debug!(why, "configuration is the same"),
-            Reload::Refused(errors) => tracing::error!(why, "configuration refused, the old one stays:\n{errors}"),
+            Reload::Refused(refused) => {
+                tracing::error!(why, "configuration refused, the old one stays:\n{}", refused.text);
+            }
         }
         outcome
     }
@@ -274,17 +357,45 @@ impl App {
     }
 }
 
+/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Nobody waits for it.
+    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
+}
+
+/// Memory that this process holds, in KiB; 0 where the system does not say.
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
+}
+
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
     }
 
-    fn replace(&self, text: &str, source: &str) -> Reload {
-        self.tell(self.running.replace(text, source), source)
+    async fn replace(&self, bundle: Bundle) -> Reload {
+        self.take(|running| running.replace(bundle), "POST /config").await
+    }
+
+    fn node(&self) -> &str {
+        &self.node
     }
 
     fn edge(&self) -> Option<&Arc<Edge>> {
         self.edge.as_ref()
+    }
+
+    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>> {
+        use std::hash::BuildHasher as _;
+        let snapshot = self.running.current();
+        let index = snapshot.identities.consumer_named(consumer)?;
+        let credentials = snapshot.identities.credentials_of(index);
+        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(id))).collect())
     }
 
     async fn status(&self) -> serde_json::Value {
@@ -295,8 +406,9 @@ impl Control for App {
             "uptime_s": self.started.elapsed().as_secs(),
             "config": self.running.status(),
             "workers": self.workers.len(),
-            "listeners": self.listeners.iter().map(|(a, tls)| json!({ "address": a.to_string(), "tls": tls })).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
+            "memory": { "rss_kib": rss_kib() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
             "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),
@@ -311,8 +423,27 @@ impl Control for App {
         let mut out = self.registry.render(measured.then_some(self.node.as_str()));
         metrics::head(&mut out, "gateway_log_lines_dropped_total", "counter", "Log lines dropped.");
         let _ = writeln!(out, "gateway_log_lines_dropped_total {}", self.shared.writer.dropped());
+        metrics::head(
+            &mut out,
+            "gateway_memory_pressure",
+            "gauge",
+            "0 calm, 1 sheds requests, 2 takes no connections.",
+        );
+        let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
+        if snapshot.routes.iter().any(|r| r.chain.metrics.is_some_and(|m| m.upstream_health)) {
+            metrics::head(&mut out, "kong_upstream_target_health", "gauge", "Health of the targets of upstreams.");
+            for group in snapshot.groups.iter() {
+                let upstream = metrics::escape(&group.name);
+                for (target, state, has) in group.states() {
+                    let labels =
+                        format!("upstream=\"{upstream}\",target=\"{target}\",address=\"{target}\",state=\"{state}\"");
+                    let value = u8::from(has);
+                    let _ = writeln!(out, "kong_upstream_target_health{{{labels},subsystem=\"http\"}} {value}");
+                }
+            }
+        }
         let mut last = "";
         for m in self.edge.iter().flat_map(|e| e.metrics()) {
             if m.name != last {

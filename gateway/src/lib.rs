@@ -13,6 +13,7 @@ pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod plugins;
+pub mod privileges;
 pub mod proxy;
 pub mod router;
 pub mod telemetry;

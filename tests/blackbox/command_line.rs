@@ -16,7 +16,7 @@ services:
 fn help_names_the_commands() {
     let exit = command(&["--help"]);
     assert_eq!(exit.code, Some(0));
-    for word in ["run", "check", "why"] {
+    for word in ["run", "check", "why", "edge"] {
         assert!(exit.stdout.contains(word), "{word} in {}", exit.stdout);
     }
     let exit = command(&["--version"]);
@@ -40,6 +40,37 @@ fn check_says_yes_or_where() {
     let exit = command(&["check", missing.to_str().unwrap()]);
     assert_ne!(exit.code, Some(0));
     assert!(exit.stderr.contains("missing.yml"), "{}", exit.stderr);
+}
+
+#[test]
+fn check_warns_of_what_will_not_work_as_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("edge.yml");
+    let edge = r#"gateway:
+  edge:
+    interfaces: [nowhere0]
+    keep: true
+    deny: [10.1.2.3/8, 10.9.0.0/16]
+    never_drop: [192.0.2.7, 192.0.2.7]
+"#;
+    fs::write(&file, format!("{}{edge}", CONFIG.replace("@UP@", "http://127.0.0.1:9"))).unwrap();
+    let exit = command(&["check", file.to_str().unwrap()]);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    for word in [
+        "this host has no nowhere0",
+        "`keep` needs `pin`",
+        "10.0.0.0/8 is meant",
+        "10.9.0.0/16 is in 10.1.2.3/8 already",
+        "192.0.2.7 is in 192.0.2.7/32 already",
+    ] {
+        assert!(exit.stderr.contains(word), "{word}: {}", exit.stderr);
+    }
+    let many: Vec<String> = (0..1_100).map(|n| format!("10.{}.{}.1", n / 256, n % 256)).collect();
+    let edge = format!("gateway: {{ edge: {{ deny: [{}] }} }}\n", many.join(", "));
+    fs::write(&file, format!("{}{edge}", CONFIG.replace("@UP@", "http://127.0.0.1:9"))).unwrap();
+    let exit = command(&["check", file.to_str().unwrap()]);
+    assert_eq!(exit.code, Some(2), "{exit:?}");
+    assert!(exit.stderr.contains("1100 networks"), "{}", exit.stderr);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::absent::{Deaf, Refusing};
 use gateway_tests::upstream::response;
-use gateway_tests::{Answer, Gateway, Request, Upstream};
+use gateway_tests::{Answer, Gateway, Reply, Request, Upstream};
 
 fn config(url: &str, service: &str) -> String {
     format!(
@@ -24,12 +24,17 @@ fn gateway(upstream: &Upstream, service: &str) -> Gateway {
     Gateway::start(&config(&format!("http://{}", upstream.address()), service))
 }
 
+/// The answer to a request that takes any type, so that errors of the proxy itself are JSON.
+fn asking(gateway: &Gateway) -> Reply {
+    gateway.send(&Request::get("/").header("Accept", "*/*"))
+}
+
 #[test]
 fn nobody_listens() {
     let gone = Refusing::new();
     let gateway = Gateway::start(&config(&format!("http://{}", gone.address()), "  retries: 1"));
     let begun = Instant::now();
-    let reply = gateway.get("/");
+    let reply = asking(&gateway);
     assert!(matches!(reply.status, 502 | 503), "{reply:?}");
     assert!(reply.json()["request_id"].is_string());
     assert!(begun.elapsed() < Duration::from_secs(2));
@@ -42,7 +47,7 @@ fn a_handshake_that_never_ends() {
     let service = "  connect_timeout: 300\n  retries: 0";
     let gateway = Gateway::start(&config(&format!("http://{}", deaf.address()), service));
     let begun = Instant::now();
-    gateway.get("/").expect_templated(504, "The upstream server is timing out");
+    asking(&gateway).expect_templated(504, "The upstream server is timing out");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(280) && took < Duration::from_secs(3), "{took:?}");
 }
@@ -52,7 +57,7 @@ fn an_answer_that_never_comes() {
     let upstream = Upstream::new(|_| Answer::Hang);
     let gateway = gateway(&upstream, "  read_timeout: 300\n  retries: 0");
     let begun = Instant::now();
-    gateway.get("/").expect_templated(504, "The upstream server is timing out");
+    asking(&gateway).expect_templated(504, "The upstream server is timing out");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(280) && took < Duration::from_secs(3), "{took:?}");
     // A head that stops in the middle is no better.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::holds_within;
 use gateway_tests::gateway::command;
-use gateway_tests::{Client, Gateway, Reply, Request, Upstream, eventually, fresh_minute};
+use gateway_tests::visitor::is_last;
+use gateway_tests::{Client, Gateway, Request, Upstream, Visitor, eventually, fresh_minute};
 
 const CONFIG: &str = r#"
 _format_version: "3.0"
@@ -39,44 +40,13 @@ fn scene(more: &str) -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-/// A client that connects anew whenever its connection was closed, as browsers and tools do.
-struct Stubborn<'a> {
-    gateway: &'a Gateway,
-    from: [u8; 4],
-    key: Option<&'a str>,
-    connection: Option<Client>,
-}
-
-impl<'a> Stubborn<'a> {
-    fn new(gateway: &'a Gateway, from: [u8; 4], key: Option<&'a str>) -> Self {
-        Self { gateway, from, key, connection: None }
-    }
-
-    /// One request; `None` if it was not answered.
-    fn ask(&mut self) -> Option<Reply> {
-        let mut request = Request::get("/limited");
-        if let Some(key) = self.key {
-            request = request.header("apikey", key);
-        }
-        for _ in 0..2 {
-            if self.connection.is_none() {
-                self.connection = Client::try_connect_from(self.gateway.proxy(), self.from.into()).ok();
-                if let Some(client) = &mut self.connection {
-                    client.patience(Duration::from_secs(5));
-                }
-            }
-            let reply = self.connection.as_mut()?.try_send(&request);
-            let closes =
-                |reply: &Reply| reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-            if reply.as_ref().map_or(true, closes) {
-                self.connection = None;
-            }
-            if let Ok(reply) = reply {
-                return Some(reply);
-            }
-        }
-        None
-    }
+fn visitor(gateway: &Gateway, from: [u8; 4], key: Option<&str>) -> Visitor {
+    let request = Request::get("/limited");
+    let request = match key {
+        Some(key) => request.header("apikey", key),
+        None => request,
+    };
+    Visitor::new(gateway.proxy(), from.into(), request)
 }
 
 fn rung(gateway: &Gateway, ip: &str) -> String {
@@ -87,12 +57,12 @@ fn rung(gateway: &Gateway, ip: &str) -> String {
 fn who_ignores_a_429_is_slowed_and_then_kept_out() {
     let (_upstream, gateway) = scene(EDGE);
     fresh_minute(30);
-    let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
+    let mut abuser = visitor(&gateway, [127, 0, 0, 9], None);
     let mut ids = Vec::new();
     let mut degraded = false;
     let out = holds_within(Duration::from_secs(20), || match abuser.ask() {
         Some(reply) => {
-            degraded |= reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+            degraded |= is_last(&reply);
             ids.push(reply.header("x-kong-request-id").unwrap_or_default().to_owned());
             false
         }
@@ -110,7 +80,7 @@ fn who_ignores_a_429_is_slowed_and_then_kept_out() {
     assert!(named(&exit.stdout), "{}", exit.stdout);
     assert!(exit.stdout.contains("rate-limiting"), "the cause: {}", exit.stdout);
     // Others are served as before, and the status says how the decision is carried out.
-    let mut other = Stubborn::new(&gateway, [127, 0, 0, 1], Some("good-key"));
+    let mut other = visitor(&gateway, [127, 0, 0, 1], Some("good-key"));
     assert_eq!(other.ask().map(|reply| reply.status), Some(200));
     let status = gateway.admin_get("/edge").expect(200).text();
     assert!(status.contains("userspace"), "{status}");
@@ -120,10 +90,10 @@ fn who_ignores_a_429_is_slowed_and_then_kept_out() {
 fn a_verdict_ends() {
     let more = format!("{EDGE}    ladder: {{ gate_for: 1s, degrade_for: 1s }}\n");
     let (_upstream, gateway) = scene(&more);
-    let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
+    let mut abuser = visitor(&gateway, [127, 0, 0, 9], None);
     assert!(holds_within(Duration::from_secs(20), || abuser.ask().is_none()), "it is kept out");
     let begun = Instant::now();
-    let mut again = Stubborn::new(&gateway, [127, 0, 0, 9], Some("good-key"));
+    let mut again = visitor(&gateway, [127, 0, 0, 9], Some("good-key"));
     eventually("it is let in again", || again.ask().is_some_and(|reply| reply.status == 200));
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
@@ -132,7 +102,7 @@ fn a_verdict_ends() {
 fn the_other_consumer_behind_the_same_address_is_served() {
     let (_upstream, gateway) = scene(EDGE);
     let from = [127, 0, 0, 8];
-    let mut good = Stubborn::new(&gateway, from, Some("good-key"));
+    let mut good = visitor(&gateway, from, Some("good-key"));
     // It is known as a good one before the abuse begins.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(2) {
@@ -140,7 +110,7 @@ fn the_other_consumer_behind_the_same_address_is_served() {
         // A client's pace, not a wait for anything.
         std::thread::sleep(Duration::from_millis(20));
     }
-    let mut greedy = Stubborn::new(&gateway, from, Some("greedy-key"));
+    let mut greedy = visitor(&gateway, from, Some("greedy-key"));
     let (mut served, mut refused) = (0, 0);
     for _ in 0..300 {
         greedy.ask();
@@ -151,6 +121,15 @@ fn the_other_consumer_behind_the_same_address_is_served() {
     }
     let why = gateway.admin_get("/edge/why?ip=127.0.0.8").expect(200).text();
     assert!(refused * 100 <= served, "{served} served, {refused} refused: {why}");
+    // The consumer is explained by the addresses that it came from, and who does not exist is not.
+    let exit = command(&["why", "greedy", "--admin", &gateway.admin_url()]);
+    let why: serde_json::Value = serde_json::from_str(&exit.stdout).unwrap();
+    assert_eq!((&why["sources"], &why["credentials"]), (&1.into(), &1.into()), "{why:#}");
+    assert_eq!(why["shown"][0]["address"], "127.0.0.8");
+    let standing = why["shown"][0]["standing"]["name"].as_str();
+    assert!(matches!(standing, Some("degraded" | "cut")), "{why:#}");
+    let exit = command(&["why", "no body", "--admin", &gateway.admin_url()]);
+    assert!(exit.code != Some(0) && exit.stderr.contains("no such consumer"), "{exit:?}");
 }
 
 #[test]
@@ -159,7 +138,7 @@ fn a_run_of_wrong_keys_is_slowed_too() {
     eventually("the guesser is slowed", || {
         let request = Request::get("/closed").header("apikey", "guess");
         let reply = gateway.connect_from([127, 0, 0, 7]).try_send(&request);
-        reply.map_or(true, |reply| reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")))
+        reply.map_or(true, |reply| is_last(&reply))
     });
 }
 
@@ -179,7 +158,7 @@ fn without_an_edge_block_there_is_no_ladder() {
 fn never_dropped_addresses_are_not_kept_out() {
     let more = format!("{EDGE}    never_drop: [127.0.0.9]\n");
     let (_upstream, gateway) = scene(&more);
-    let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
+    let mut abuser = visitor(&gateway, [127, 0, 0, 9], None);
     for at in 0..200 {
         assert!(abuser.ask().is_some(), "request {at} is answered: {}", rung(&gateway, "127.0.0.9"));
     }
@@ -188,7 +167,7 @@ fn never_dropped_addresses_are_not_kept_out() {
 #[test]
 fn a_shadow_refuses_nobody_and_counts() {
     let (_upstream, gateway) = scene(&EDGE.replace("enforce", "shadow"));
-    let mut abuser = Stubborn::new(&gateway, [127, 0, 0, 9], None);
+    let mut abuser = visitor(&gateway, [127, 0, 0, 9], None);
     for at in 0..200 {
         assert!(abuser.ask().is_some(), "request {at} is answered: {}", rung(&gateway, "127.0.0.9"));
     }

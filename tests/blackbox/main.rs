@@ -6,23 +6,34 @@
 // What an operator sees.
 mod access_log;
 mod admin;
+mod admin_entities;
 mod command_line;
 mod config_errors;
 mod drain;
+mod explain;
+mod format;
+mod openapi;
 mod reload;
+mod scale;
 
 // What clients and upstreams see.
+mod balancing;
 mod bodies;
+mod expressions;
 mod failures;
 mod forwarding;
 mod malformed;
 mod malformed_h2;
+mod presentation;
 mod protocols;
 mod routing;
 mod scopes;
+mod streams;
 
 // One module a plugin, named as the plugin is.
 mod acl;
+mod basic_auth;
+mod bot_detection;
 mod circuit_breaker;
 mod correlation_id;
 mod cors;
@@ -32,6 +43,7 @@ mod jwt;
 mod key_auth;
 mod prometheus;
 mod rate_limiting;
+mod redirect;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
@@ -45,5 +57,7 @@ mod harness;
 
 // Abuse, and whole files as users have them.
 mod corpus;
+mod hostile;
 mod ladder;
+mod review;
 mod seed;

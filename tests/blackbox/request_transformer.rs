@@ -43,6 +43,17 @@ services:
     paths: [/uri]
     plugins:
     - { name: request-transformer, config: { replace: { uri: /elsewhere }, http_method: PUT } }
+  - name: template
+    paths: ["~/template/(?<user>[a-z]+)"]
+    plugins:
+    - name: request-transformer
+      config:
+        replace: { uri: "/users/$(uri_captures.user)/$(query_params.of)" }
+        remove: { querystring: [key, of] }
+        add:
+          headers:
+          - "Authorization:$(query_params.key and 'Bearer ' .. query_params.key or headers.x_key)"
+          - "X-Start:$((headers.x_key or 'none'):sub(1, 3))"
 "#;
 
 fn scene() -> (Upstream, Gateway) {
@@ -128,4 +139,31 @@ fn path_and_method() {
     let reply = gateway.get("/uri/rest?a=1").expect(200).json();
     assert_eq!(reply["vars"]["request_uri"], "/elsewhere?a=1");
     assert_eq!(reply["vars"]["request_method"], "PUT");
+}
+
+#[test]
+fn templates_take_values_from_the_request() {
+    let (_upstream, gateway) = scene();
+    let reply = gateway.get("/template/ann?key=k%201&of=a%3Fb&rest=1").expect(200);
+    let json = reply.json();
+    assert_eq!(json["vars"]["request_uri"], "/users/ann/a%3Fb?rest=1");
+    assert_eq!(reply.echoed("authorization").as_deref(), Some("Bearer k 1"));
+    assert_eq!(reply.echoed("x-start").as_deref(), Some("non"));
+    let reply = gateway.send(&Request::get("/template/ann").header("X-Key", "other")).expect(200);
+    assert_eq!(reply.echoed("authorization").as_deref(), Some("other"));
+    assert_eq!(reply.echoed("x-start").as_deref(), Some("oth"));
+    // A value can neither climb out of the path nor begin a header of its own.
+    gateway.get("/template/ann?of=..%2fadmin").expect_templated(500, "An unexpected error occurred");
+    gateway.get("/template/ann?key=a%0d%0aX-Admin:1").expect_templated(500, "An unexpected error occurred");
+}
+
+#[test]
+fn multipart_fields_change() {
+    let (_upstream, gateway) = scene();
+    let part =
+        |name: &str, value: &str| format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+    let body = [part("gone", "1"), part("old", "2"), part("there", "3"), "--b--\r\n".to_owned()].concat();
+    let request = Request::post("/body", body).header("Content-Type", "multipart/form-data; boundary=b");
+    let reply = gateway.send(&request).expect(200);
+    assert_eq!(reply.json()["post_data"]["params"], json!({ "new": "2", "there": "replaced", "added": "1" }));
 }

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::message::Reply;
 use crate::tls;
 use crate::wire::{Wire, head, values};
@@ -115,10 +117,15 @@ impl Client {
 
     /// As [`Client::connect_from`] where a refusal is an outcome.
     pub fn try_connect_from(to: SocketAddr, from: Ipv4Addr) -> io::Result<Self> {
+        Self::try_connect_within(to, from, ANSWER_WITHIN)
+    }
+
+    /// As [`Client::try_connect_from`] where silence is an outcome.
+    pub fn try_connect_within(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<Self> {
         let socket = if from == Ipv4Addr::LOCALHOST {
-            TcpStream::connect_timeout(&to, ANSWER_WITHIN)?
+            TcpStream::connect_timeout(&to, limit)?
         } else {
-            connect_bound(to, from)?
+            connect_bound(to, from, limit)?
         };
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         socket.set_write_timeout(Some(ANSWER_WITHIN))?;
@@ -225,6 +232,11 @@ impl Client {
             }
     }
 
+    /// Waits for a byte as long as [`Client::patience`] says; false if none came.
+    pub fn await_byte(&mut self) -> bool {
+        !self.wire.buffered().is_empty() || matches!(self.wire.fill(), Ok(1..))
+    }
+
     /// Everything until the other side closes, or until nothing has come for `idle`; whether it closed.
     pub fn drain(&mut self, idle: Duration) -> (Vec<u8>, bool) {
         self.patience(idle);
@@ -262,15 +274,10 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// std cannot bind before it connects; tokio's socket can.
-fn connect_bound(to: SocketAddr, from: Ipv4Addr) -> io::Result<TcpStream> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::from((from, 0)))?;
-        tokio::time::timeout(ANSWER_WITHIN, socket.connect(to)).await?
-    })?;
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    Ok(stream)
+/// std cannot bind before it connects.
+fn connect_bound(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect_timeout(&to.into(), limit)?;
+    Ok(socket.into())
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -62,19 +63,40 @@ fn bare(arguments: &[&str]) -> Command {
     command
 }
 
+/// `program words… command`.
+fn wrapped(program: &str, words: &[String], command: &Command) -> Command {
+    let mut outer = Command::new(program);
+    outer.args(words).arg(command.get_program()).args(command.get_args());
+    outer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
 /// What is needed to start a gateway.
 pub struct Setup {
     text: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     by_environment: bool,
+    through: Vec<String>,
 }
 
 impl Setup {
     /// A gateway with this configuration. Listeners on free ports of loopback are added to it
     /// unless its `gateway:` block has them; a TLS listener if the text has certificates.
     pub fn new(text: &str) -> Self {
-        Self { text: with_listeners(text), arguments: Vec::new(), environment: Vec::new(), by_environment: false }
+        Self {
+            text: with_listeners(text),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            by_environment: false,
+            through: Vec::new(),
+        }
     }
 
     /// A gateway with exactly this file, told by `KONG_DECLARATIVE_CONFIG` instead of an argument.
@@ -87,6 +109,12 @@ impl Setup {
 
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Starts the binary through another program, which may end as another user: the folder is everybody's.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -122,6 +150,11 @@ impl Setup {
         fs::write(&file, &self.text).expect("the temporary folder is writable");
         let ready = folder.path().join("ready.json");
         let mut command = bare(&["run"]);
+        if let Some((program, words)) = self.through.split_first() {
+            let everybody = fs::Permissions::from_mode(0o777);
+            fs::set_permissions(folder.path(), everybody).expect("the temporary folder is ours");
+            command = wrapped(program, words, &command);
+        }
         if !self.by_environment {
             command.arg("-c").arg(&file);
         } else {
@@ -159,6 +192,8 @@ pub struct Gateway {
     pid: u32,
     proxies: Vec<SocketAddr>,
     tls_proxies: Vec<SocketAddr>,
+    streams: Vec<SocketAddr>,
+    tls_streams: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     folder: TempDir,
 }
@@ -184,6 +219,8 @@ impl Gateway {
             pid: u32::try_from(pid).unwrap_or_default(),
             proxies: addresses("proxy"),
             tls_proxies: addresses("proxy_tls"),
+            streams: addresses("stream"),
+            tls_streams: addresses("stream_tls"),
             admin: ready["admin"].as_str().and_then(|text| text.parse().ok()),
             folder,
         }
@@ -199,6 +236,18 @@ impl Gateway {
     #[track_caller]
     pub fn proxy_tls(&self) -> SocketAddr {
         *self.tls_proxies.first().expect("the ready file names a TLS listener")
+    }
+
+    /// The first listener for streams in the clear.
+    #[track_caller]
+    pub fn stream(&self) -> SocketAddr {
+        *self.streams.first().expect("the ready file names a stream listener")
+    }
+
+    /// The first listener for streams with TLS.
+    #[track_caller]
+    pub fn stream_tls(&self) -> SocketAddr {
+        *self.tls_streams.first().expect("the ready file names a TLS stream listener")
     }
 
     #[track_caller]

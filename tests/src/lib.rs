@@ -20,6 +20,7 @@ pub mod process;
 pub mod strict;
 pub mod tls;
 pub mod upstream;
+pub mod visitor;
 pub mod wire;
 
 pub use client::{Client, Request, send};
@@ -27,3 +28,4 @@ pub use deadline::{eventually, fresh_minute, skip};
 pub use gateway::{Gateway, Setup};
 pub use message::Reply;
 pub use upstream::{Answer, Seen, Upstream};
+pub use visitor::Visitor;

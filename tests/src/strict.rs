@@ -21,8 +21,9 @@ pub fn faults(bytes: &[u8], headers: &[(String, String)]) -> Vec<String> {
     fault(values(headers, "host").len() != 1, "not exactly one Host");
     let text = &bytes[..bytes.len() - 4];
     fault(text.iter().any(|&byte| byte == 0 || byte == 0x7f), "a control character");
-    fault(text.iter().any(|&byte| byte >= 0x80), "a byte beyond ASCII");
     let lines: Vec<&[u8]> = split_lines(text);
+    // Values may have such bytes (obs-text, RFC 9110 section 5.5).
+    fault(lines[0].iter().any(|&byte| byte >= 0x80), "a byte beyond ASCII");
     fault(lines.iter().any(|line| line.contains(&b'\n') || line.contains(&b'\r')), "a bare CR or LF");
     fault(lines[0].iter().filter(|&&byte| byte == b' ').count() != 2, "a request line of not 3 words");
     fault(!lines[0].ends_with(b" HTTP/1.1"), "another version than HTTP/1.1");
@@ -30,10 +31,27 @@ pub fn faults(bytes: &[u8], headers: &[(String, String)]) -> Vec<String> {
         let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
         let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
         fault(name.is_empty() || !name.iter().all(token), "a field name that is not a token");
-        fault(name.contains(&b'_'), "an underscore in a field name");
+        fault(is_lookalike(name), "an underscore in a name that frames or tells who somebody is");
         fault(!line.contains(&b':'), "a field without a colon");
     }
     out
+}
+
+/// Whether a server that reads `_` as `-` would take the name for one that frames a message or carries an identity.
+fn is_lookalike(name: &[u8]) -> bool {
+    const KNOWN: [&str; 6] = ["host", "connection", "authorization", "proxy-authorization", "upgrade", "expect"];
+    const PREFIXES: [&str; 8] = [
+        "content-length",
+        "transfer-encoding",
+        "x-forwarded-",
+        "x-real-ip",
+        "x-consumer-",
+        "x-credential-",
+        "x-authenticated-",
+        "x-anonymous-",
+    ];
+    let dashed = String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-");
+    name.contains(&b'_') && (KNOWN.contains(&&*dashed) || PREFIXES.iter().any(|prefix| dashed.starts_with(prefix)))
 }
 
 fn split_lines(text: &[u8]) -> Vec<&[u8]> {

@@ -103,6 +103,11 @@ impl Upstream {
         Self::new(echo::answer)
     }
 
+    /// Echoes at an address of the caller's choice, for an upstream that goes and comes back.
+    pub fn echo_at(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self::listen(TcpListener::bind(address)?, Box::new(echo::answer), None))
+    }
+
     /// Answers every request with what `behaviour` says.
     pub fn new(behaviour: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         Self::start(Box::new(behaviour), None)
@@ -121,6 +126,10 @@ impl Upstream {
 
     fn start(behaviour: Box<Behaviour>, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        Self::listen(listener, behaviour, tls)
+    }
+
+    fn listen(listener: TcpListener, behaviour: Box<Behaviour>, tls: Option<Arc<ServerConfig>>) -> Self {
         let address = listener.local_addr().expect("the listener is bound");
         let shared = Arc::new(Shared {
             behaviour,

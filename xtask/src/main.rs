@@ -10,7 +10,9 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod ebpf;
+mod fuzz;
 mod http;
 mod lab;
 mod process;
@@ -36,6 +38,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the gateway
     Build(build::Options),
+    /// Build the binary as it is published: trained on a load of all sorts where llvm-profdata is found
+    Dist,
     /// Build the kernel programs and write the object beside the code that loads it
     BuildEbpf {
         /// Write nothing: rebuild and compare byte for byte with the object that is checked in
@@ -55,6 +59,8 @@ enum Command {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Fuzz the parsers, and the gateway over the wire
+    Fuzz(fuzz::Options),
     /// Run what continuous integration runs
     Ci,
 }
@@ -70,12 +76,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Build(options) => build::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Dist => dist::run().map(|()| ExitCode::SUCCESS),
         Command::BuildEbpf { check } => ebpf::build_ebpf(check).map(|()| ExitCode::SUCCESS),
         Command::Run(options) => run::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy => tidy::run(),
         Command::Demo(options) => demo::run(&options),
         Command::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Ci => ci::run(),
     }
 }

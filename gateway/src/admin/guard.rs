@@ -1,12 +1,26 @@
-//! Who may speak to the admin API: not a web page in the operator's browser. A page can name our address (DNS rebinding)
-//! or post a form to it; neither gets past the Host, Origin and content-type checks.
+//! Who may speak to the admin API: who knows the token, if there is one; else whoever is on this host, but not a web page
+//! in the operator's browser. A page can name our address (DNS rebinding) or post a form to it; neither gets past the
+//! Host, Origin and content-type checks.
 
 use std::net::IpAddr;
 
-use http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, Method};
 
-/// Checks a request's head.
+/// Whether a request knows the token: `Authorization: Bearer TOKEN` or `Kong-Admin-Token: TOKEN`, compared in constant
+/// time.
+#[must_use]
+pub fn knows(token: &str, headers: &HeaderMap) -> bool {
+    use subtle::ConstantTimeEq;
+    let bearer = headers.get(AUTHORIZATION).and_then(|v| {
+        let (scheme, rest) = v.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(rest)
+    });
+    let given = bearer.or_else(|| headers.get("kong-admin-token").map(http::HeaderValue::as_bytes));
+    given.is_some_and(|given| given.ct_eq(token.as_bytes()).into())
+}
+
+/// Checks the head of a request without a token.
 ///
 /// # Errors
 /// Why it is refused.
@@ -52,6 +66,22 @@ mod tests {
             map.append(*name, value.parse().expect("value"));
         }
         check(&method, &map).is_ok()
+    }
+
+    #[test]
+    fn the_token_opens_in_two_headers() {
+        let headers = |name: &'static str, value: &str| {
+            let mut map = HeaderMap::new();
+            map.append(name, value.parse().expect("value"));
+            map
+        };
+        assert!(knows("secret", &headers("authorization", "bearer secret")));
+        assert!(knows("secret", &headers("kong-admin-token", "secret")));
+        for (name, value) in [("authorization", "secret"), ("authorization", "Bearer secre"), ("kong-admin-token", "")]
+        {
+            assert!(!knows("secret", &headers(name, value)), "{name}: {value}");
+        }
+        assert!(!knows("secret", &HeaderMap::new()));
     }
 
     #[test]

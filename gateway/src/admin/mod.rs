@@ -1,7 +1,10 @@
 //! The admin API: status, metrics, configuration, edge. On a listener and a runtime of its own, so that it answers when the
 //! data plane is busy.
 
+mod entities;
 mod guard;
+mod page;
+mod root;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -17,18 +20,22 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 
-use crate::config::running::TEXT_MAX;
-use crate::config::{Reload, Running};
-use crate::edge::Edge;
+use crate::config::sources::TEXT_MAX;
+use crate::config::{Bundle, Reload, Running};
+use crate::edge::{Edge, Identity};
 
 /// What the admin API shows and does; the composition root provides it.
 pub trait Control: Send + Sync {
     /// The configuration that runs.
     fn running(&self) -> &Running;
-    /// Takes a new configuration and tells the workers.
-    fn replace(&self, text: &str, source: &str) -> Reload;
+    /// Takes a new configuration, off this runtime, and tells the workers.
+    fn replace(&self, bundle: Bundle) -> impl Future<Output = Reload> + Send;
+    /// Names this process.
+    fn node(&self) -> &str;
     /// The edge, if there is one.
     fn edge(&self) -> Option<&Arc<Edge>>;
+    /// A consumer's credentials as the edge knows them; none if there is no such consumer.
+    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>>;
     /// `/status`.
     fn status(&self) -> impl Future<Output = serde_json::Value> + Send;
     /// `/metrics`.
@@ -61,18 +68,21 @@ pub async fn serve<C: Control + 'static>(listener: tokio::net::TcpListener, cont
 }
 
 async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> Answer {
-    if let Err(why) = guard::check(request.method(), request.headers()) {
-        return message(StatusCode::FORBIDDEN, why);
+    match &control.running().current().settings.admin_token {
+        Some(token) if guard::knows(token.reveal(), request.headers()) => {}
+        Some(_) => return message(StatusCode::UNAUTHORIZED, "the admin API needs its token"),
+        None => {
+            if let Err(why) = guard::check(request.method(), request.headers()) {
+                return message(StatusCode::FORBIDDEN, why);
+            }
+        }
     }
     let path = request.uri().path().trim_end_matches('/').to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::GET, "") => json_of(
-            StatusCode::OK,
-            &json!({ "version": env!("CARGO_PKG_VERSION"), "tagline": "Welcome to the gateway" }),
-        ),
+        (&Method::GET, "") => json_of(StatusCode::OK, &root::root(control.running(), control.node())),
         (&Method::GET, "/status") => json_of(StatusCode::OK, &control.status().await),
         (&Method::GET, "/metrics") => text_of("text/plain; version=0.0.4", control.metrics().await),
-        (&Method::GET, "/config") => text_of("application/yaml", control.running().current().text.clone()),
+        (&Method::GET, "/config") => config(control, request.headers()),
         (&Method::POST, "/config") => replace(control, request).await,
         (&Method::GET, "/edge") => edge_of(control, Edge::status),
         (&Method::GET, "/edge/why") => why(control, request.uri().query().unwrap_or_default()),
@@ -83,8 +93,31 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
                 json!({ "killed": kill })
             })
         }
-        _ => message(StatusCode::NOT_FOUND, "Not found"),
+        (method, _) => {
+            let method = method.clone();
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let (snapshot, node) = (control.running().current(), control.node().to_owned());
+            let loaded = control.running().loaded_unix_s();
+            // The first question reads the configuration again: not on the thread that answers everybody.
+            let answer =
+                tokio::task::spawn_blocking(move || entities::answer(&snapshot, &method, &path, &query, &node, loaded));
+            answer.await.unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"))
+        }
     }
+}
+
+/// `GET /config`: the text as it was given, or Kong's `{"config": …}` for whoever asks for JSON.
+fn config<C: Control>(control: &C, headers: &http::HeaderMap) -> Answer {
+    let snapshot = control.running().current();
+    let text = match snapshot.bundle.0.as_slice() {
+        [only] => only.text.clone(),
+        several => several.iter().map(|t| format!("# {}\n---\n{}\n", t.name, t.text)).collect(),
+    };
+    let accept = headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if accept.contains("application/json") {
+        return json_of(StatusCode::OK, &json!({ "config": text }));
+    }
+    text_of("application/yaml", text)
 }
 
 fn edge_of<C: Control>(control: &C, ask: impl FnOnce(&Edge) -> serde_json::Value) -> Answer {
@@ -95,16 +128,31 @@ fn edge_of<C: Control>(control: &C, ask: impl FnOnce(&Edge) -> serde_json::Value
 }
 
 fn why<C: Control>(control: &C, query: &str) -> Answer {
-    let ip =
-        form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == "ip").and_then(|(_, v)| v.parse::<IpAddr>().ok());
-    match ip {
+    let argument = |name: &str| form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v);
+    if let Some(consumer) = argument("consumer") {
+        return match control.identities_of(&consumer) {
+            Some(identities) => edge_of(control, |edge| {
+                let mut answer = edge.why_identity(&identities);
+                answer["consumer"] = json!(consumer);
+                answer["credentials"] = json!(identities.len());
+                answer
+            }),
+            None => message(StatusCode::NOT_FOUND, "there is no such consumer"),
+        };
+    }
+    match argument("ip").and_then(|text| text.parse::<IpAddr>().ok()) {
         Some(ip) => edge_of(control, |edge| edge.why(ip)),
         None => message(StatusCode::BAD_REQUEST, "`ip` is no IP address"),
     }
 }
 
-/// `POST /config`: the body is a whole configuration in YAML or JSON.
+/// `POST /config`: the body is a whole configuration in YAML or JSON, or Kong's `{"config": TEXT}`.
 async fn replace<C: Control>(control: &C, request: http::Request<Incoming>) -> Answer {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let on = |name: &str| {
+        let value = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned());
+        value.is_some_and(|v| matches!(v.as_str(), "" | "1" | "true"))
+    };
     let body = match Limited::new(request.into_body(), TEXT_MAX as usize).collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => return message(StatusCode::PAYLOAD_TOO_LARGE, "the configuration is too large or broke off"),
@@ -112,13 +160,39 @@ async fn replace<C: Control>(control: &C, request: http::Request<Incoming>) -> A
     let Ok(text) = std::str::from_utf8(&body) else {
         return message(StatusCode::BAD_REQUEST, "the configuration is not UTF-8");
     };
-    match control.replace(text, "POST /config") {
+    match control.replace(Bundle::of("POST /config", &wrapped(text).unwrap_or_else(|| text.to_owned()))).await {
         Reload::Adopted(snapshot) => json_of(StatusCode::CREATED, &json!({ "hash": snapshot.hash })),
-        Reload::Same => json_of(StatusCode::OK, &json!({ "message": "configuration is identical" })),
-        Reload::Refused(errors) => {
-            let lines: Vec<&str> = errors.lines().collect();
-            json_of(StatusCode::BAD_REQUEST, &json!({ "message": "declarative config is invalid", "errors": lines }))
+        Reload::Same if on("check_hash") => {
+            let mut answer = Answer::default();
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer
         }
+        Reload::Same => json_of(StatusCode::OK, &json!({ "message": "configuration is identical" })),
+        Reload::Refused(refused) => {
+            let lines: Vec<&str> = refused.text.lines().collect();
+            let mut body = json!({
+                "code": 14, "name": "invalid declarative configuration", "fields": {},
+                "message": "declarative config is invalid", "errors": lines,
+            });
+            if on("flatten_errors") {
+                body["flattened_errors"] = refused.entities;
+            }
+            json_of(StatusCode::BAD_REQUEST, &body)
+        }
+    }
+}
+
+/// The text within Kong's `{"config": TEXT}`.
+fn wrapped(text: &str) -> Option<String> {
+    // Only an object that begins so can be one; a whole configuration in JSON is not read twice.
+    let head: String = text.chars().take(64).filter(|c| !c.is_whitespace()).collect();
+    if !head.starts_with("{\"config\":") && !head.starts_with("{\"check_hash\":") {
+        return None;
+    }
+    let mut value: serde_json::Value = serde_json::from_str(text).ok()?;
+    match value["config"].take() {
+        serde_json::Value::String(text) => Some(text),
+        _ => None,
     }
 }
 

@@ -1,21 +1,20 @@
-//! `gateway why IP`: asks the admin API of a running gateway.
+//! `gateway why IP|CONSUMER`: asks the admin API of a running gateway.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::IpAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
 use clap::Args;
 
-/// Tells how an address stands.
+use super::admin::Admin;
+
+/// Tells how an address stands, or the addresses of a consumer.
 #[derive(Debug, Args)]
 pub struct Why {
-    /// The address.
-    ip: IpAddr,
-    /// Address of the admin API.
-    #[arg(long, env = "KONG_ADMIN_LISTEN", default_value = "127.0.0.1:8001")]
-    admin: String,
+    /// An IP address, or a consumer's name or id.
+    who: String,
+    #[command(flatten)]
+    admin: Admin,
 }
 
 impl Why {
@@ -24,18 +23,9 @@ impl Why {
     /// # Errors
     /// When the gateway cannot be asked.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let text = self.admin.trim_start_matches("http://").trim_end_matches('/');
-        let address: SocketAddr = text.parse().with_context(|| format!("`{text}` is no socket address"))?;
-        let limit = Duration::from_secs(5);
-        let mut stream =
-            TcpStream::connect_timeout(&address, limit).with_context(|| format!("no gateway answers on {address}"))?;
-        stream.set_read_timeout(Some(limit))?;
-        write!(stream, "GET /edge/why?ip={} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n", self.ip)?;
-        let mut answer = String::new();
-        stream.take(1 << 20).read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-        let value: serde_json::Value = serde_json::from_str(body).context("the answer is no JSON")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{}", value["message"].as_str().unwrap_or(body));
+        let name = if self.who.parse::<IpAddr>().is_ok() { "ip" } else { "consumer" };
+        let query: String = form_urlencoded::Serializer::new(String::new()).append_pair(name, &self.who).finish();
+        let value = self.admin.get(&format!("/edge/why?{query}"))?;
         writeln!(std::io::stdout(), "{value:#}")?;
         Ok(ExitCode::SUCCESS)
     }

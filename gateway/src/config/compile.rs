@@ -1,14 +1,38 @@
-//! The compiler: a text in, a snapshot or a list of everything that is wrong out.
+//! The compiler: texts in, a snapshot or a list of everything that is wrong out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::prepare::{self, Dialect};
 use super::snapshot::{Counts, Snapshot};
-use super::{Environment, certificates, consumers, plugins, routes, services, settings};
-use crate::document::{Fields, Node, Report, Value, tree};
-use crate::identity::digest;
+use super::sources::Bundle;
+use super::{Environment, certificates, consumers, keys, plugins, routes, services, settings, stream};
+use crate::document::{Fields, Node, Place, Report, Value};
 use crate::plugins::Shared;
-use crate::router::Router;
+use crate::router::stream::StreamRouter;
+use crate::router::{Router, Routes};
+
+/// How a configuration is read, besides what stands in it.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Run what is built of a file that asks for more.
+    pub allow_unsupported: bool,
+    /// Variables, and whether they are filled in.
+    pub dialect: Dialect,
+    /// Kong's own variables.
+    pub env: Environment,
+}
+
+impl Load {
+    /// With the process's environment.
+    #[must_use]
+    pub fn from_process(allow_unsupported: bool, env_subst: bool) -> Self {
+        // What is not UTF-8 cannot be asked for in a file.
+        let variables = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let variables = variables.collect();
+        Load { allow_unsupported, dialect: Dialect { env_subst, variables }, env: Environment::read() }
+    }
+}
 
 /// The outcome of a compilation.
 pub struct Compiled {
@@ -16,6 +40,8 @@ pub struct Compiled {
     pub report: Report,
     /// The configuration, when nothing is fatally wrong.
     pub snapshot: Option<Snapshot>,
+    /// The tree, when it could be read and something in it is fatally wrong.
+    pub faulty: Option<Node>,
 }
 
 /// Ids and names of services and routes, to resolve references.
@@ -27,6 +53,8 @@ pub struct Names<'a> {
     pub routes: Vec<(String, String)>,
     services_by: HashMap<String, usize>,
     routes_by: HashMap<String, usize>,
+    service_places: Vec<Place>,
+    route_places: Vec<Place>,
     report: Option<&'a Report>,
 }
 
@@ -43,25 +71,33 @@ impl Names<'_> {
         self.routes_by.get(name).copied()
     }
 
-    fn add(&mut self, kind: &str, id: &str, name: &str, place: tree::Place) {
-        let (list, by) = match kind {
-            "services" => (&mut self.services, &mut self.services_by),
-            _ => (&mut self.routes, &mut self.routes_by),
+    fn add(&mut self, kind: &str, id: &str, name: &str, place: Place) {
+        let (list, by, places) = match kind {
+            "services" => (&mut self.services, &mut self.services_by, &mut self.service_places),
+            _ => (&mut self.routes, &mut self.routes_by, &mut self.route_places),
         };
         let index = list.len();
-        let double_id = by.insert(id.to_owned(), index).is_some();
-        let double_name = !name.is_empty() && by.insert(name.to_owned(), index).is_some();
+        let double_id = by.insert(id.to_owned(), index);
+        let double_name = if name.is_empty() { None } else { by.insert(name.to_owned(), index) };
         if let Some(report) = self.report
-            && (double_id || double_name)
+            && let Some(first) = double_name.or(double_id).and_then(|first| places.get(first))
         {
-            let (key, value) = if double_name { ("name", name) } else { ("id", id) };
-            report.error(
-                place,
-                format!("uniqueness violation: '{kind}' entity with {key} set to '{value}' already declared"),
-            );
+            let (key, value) = if double_name.is_some() { ("name", name) } else { ("id", id) };
+            duplicate(report, place, kind, (key, value), Some(*first));
         }
         list.push((id.to_owned(), name.to_owned()));
+        places.push(place);
     }
+}
+
+/// Reports an entity that stands twice, with the place of the first.
+pub fn duplicate(report: &Report, place: Place, kind: &str, key: (&str, &str), first: Option<Place>) {
+    let (key, value) = key;
+    let first = first.map(|first| format!(" (first at {})", report.at(first))).unwrap_or_default();
+    report.error(
+        place,
+        format!("uniqueness violation: '{kind}' entity with {key} set to '{value}' already declared{first}"),
+    );
 }
 
 /// A reference to another entity: a name or id, or a map with one of them.
@@ -78,10 +114,6 @@ pub fn reference(node: &Node) -> Option<String> {
 
 /// Arrays of Kong's format that are accepted when they are empty, and refused by name else.
 const NOT_BUILT: &[&str] = &[
-    "ca_certificates",
-    "vaults",
-    "keys",
-    "key_sets",
     "filter_chains",
     "parameters",
     "clustering_data_planes",
@@ -93,10 +125,7 @@ const NOT_BUILT: &[&str] = &[
 
 /// Keys of decK's dialect and of the enterprise edition.
 const FOREIGN: &[&str] = &[
-    "_info",
-    "_workspace",
     "_konnect",
-    "_plugin_configs",
     "consumer_groups",
     "consumer_group_consumers",
     "consumer_group_plugins",
@@ -107,25 +136,29 @@ const FOREIGN: &[&str] = &[
     "plugins_partials",
 ];
 
-/// Compiles the text of a Kong file.
+/// Compiles a configuration.
 #[must_use]
-pub fn compile(text: &str, file: &str, allow_unsupported: bool, env: &Environment, shared: &Arc<Shared>) -> Compiled {
-    let report = Report::new(file, allow_unsupported);
-    let tree = match tree::parse(text) {
-        Ok(tree) => tree,
-        Err((place, words)) => {
-            report.error(place, words);
-            return Compiled { report, snapshot: None };
-        }
+pub fn compile(bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>) -> Compiled {
+    let report = Report::of_files(bundle.names(), load.allow_unsupported);
+    let Some(tree) = prepare::tree(bundle, &load.dialect, true, &report) else {
+        return Compiled { report, snapshot: None, faulty: None };
     };
-    let snapshot = root(&tree, text, env, shared, &report);
-    let snapshot = if report.fatal() { None } else { snapshot };
-    Compiled { report, snapshot }
+    let snapshot = root(&tree, bundle, load, shared, &report);
+    if report.fatal() {
+        return Compiled { report, snapshot: None, faulty: Some(tree) };
+    }
+    Compiled { report, snapshot, faulty: None }
 }
 
-fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report: &Report) -> Option<Snapshot> {
+/// Reads a tree only to learn what its readers ask.
+#[cfg(test)]
+pub(super) fn read_only(tree: &Node, shared: &Arc<Shared>, report: &Report) {
+    let _ = root(tree, &Bundle::default(), &Arc::default(), shared, report);
+}
+
+fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, report: &Report) -> Option<Snapshot> {
     let f = Fields::of(tree, "the file", report)?;
-    let old_paths = format_version(&f);
+    format_version(&f);
     for key in ["_comment", "_ignore"] {
         f.skip(key);
     }
@@ -142,10 +175,11 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
     }
     f.skip("workspaces");
 
+    let keys = keys::read(&f);
     let tls = certificates::read(&f);
-    let settings = settings::read(f.node("gateway"), tls.is_some(), env, report);
+    let settings = settings::read(f.node("gateway"), tls.is_some(), &load.env, report);
     let upstream_nodes = f.list("upstreams").unwrap_or_default();
-    let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), report);
+    let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), shared, report);
     let consumers::Read { identities, plugins: of_consumers } = consumers::read(&f);
     let identities = Arc::new(identities);
 
@@ -168,18 +202,42 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
 
     let mut routes = Vec::new();
     let mut matchers = Vec::new();
+    let mut rules = Vec::new();
+    let mut of_table = Vec::new();
+    let mut streams = Vec::new();
+    // Without expressions the router's table knows the first of the list: streams come behind them.
+    route_nodes.sort_by_key(|(node, ..)| stream::is_stream(node));
     for (node, owner, top) in route_nodes {
         let Some(owner) = service_of(node, owner, top, &names, report) else { continue };
+        let is_stream = stream::is_stream(node);
+        if owner.is_some_and(|index| services[index].stream != is_stream) || (owner.is_none() && is_stream) {
+            report.error(node.place, "the protocols of a route and of its service are of different families");
+            continue;
+        }
         let parent = owner.map(|index| routes::Parent { index, info: Arc::clone(&services[index].info) });
-        let Some(draft) = routes::read(node, parent, top, routes.len(), old_paths, report) else { continue };
+        let draft = match parent {
+            Some(parent) if is_stream => stream::read(node, parent, top, routes.len(), report).map(|(draft, asks)| {
+                streams.push(asks);
+                draft
+            }),
+            parent => routes::read(node, parent, top, routes.len(), settings.router_flavor, report),
+        };
+        let Some(draft) = draft else { continue };
         if owner.is_some_and(|index| !enabled[index]) {
+            streams.retain(|asks| asks.route != routes.len());
             continue;
         }
         names.add("routes", &draft.id, &draft.name, draft.place);
         let scope = plugins::Scope { route: Some(routes.len()), ..plugins::Scope::default() };
         drafts.extend(draft.plugins.iter().map(|node| plugins::Draft { node, scope }));
+        match draft.rule {
+            Some(rule) => rules.push(rule),
+            None => {
+                of_table.push(routes.len());
+                matchers.push(draft.matchers);
+            }
+        }
         routes.push(draft.route);
-        matchers.push(draft.matchers);
     }
     let everywhere = f.list("plugins").unwrap_or_default();
     drafts.extend(everywhere.iter().map(|node| plugins::Draft { node, scope: plugins::Scope::default() }));
@@ -200,29 +258,36 @@ fn root(tree: &Node, text: &str, env: &Environment, shared: &Arc<Shared>, report
         plugins: declarations.len(),
         upstreams: upstreams.len(),
     };
-    let hash = digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
     Some(Snapshot {
         settings,
+        groups: upstreams.into_values().map(|(_, group)| group).collect(),
         services,
         routes,
-        router: Router::new(matchers),
+        router: Routes::new(rules, Router::new(matchers), of_table),
+        stream: StreamRouter::new(streams),
+        stream_tls: tls.as_ref().map(|config| {
+            let mut config = rustls::ServerConfig::clone(config);
+            config.alpn_protocols.clear();
+            Arc::new(config)
+        }),
         unmatched: index.unmatched(),
         identities,
         tls,
+        keys,
         counts,
-        hash,
-        text: text.to_owned(),
+        hash: bundle.hash(),
+        bundle: bundle.clone(),
+        load: Arc::clone(load),
+        kept: std::sync::Mutex::default(),
     })
 }
 
-/// Checks `_format_version`; true asks for the migration of paths.
-fn format_version(f: &Fields<'_>) -> bool {
-    let versions = [("1.1", true), ("2.1", true), ("3.0", false)];
-    if !f.require("_format_version") {
-        f.skip("_format_version");
-        return false;
+/// Checks `_format_version`; what older ones mean was rewritten before.
+fn format_version(f: &Fields<'_>) {
+    if f.require("_format_version") {
+        f.choice("_format_version", &[("1.1", ()), ("2.1", ()), ("3.0", ())]);
     }
-    f.choice("_format_version", &versions).unwrap_or(false)
+    f.skip("_format_version");
 }
 
 /// The service of a route: its parent, or the one that it refers to. `None` when the reference leads nowhere.

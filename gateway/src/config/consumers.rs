@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use http::HeaderValue;
 
-use super::compile::reference;
+use super::compile::{duplicate, reference};
 use super::ids;
-use crate::document::{Fields, Node, Place, Report};
+use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
-use crate::identity::{ApiKey, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret};
+use crate::identity::{
+    ApiKey, BasicCredential, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret, password_digest,
+};
 
 /// Identities, and the plugins that were nested in consumers.
 #[derive(Default)]
@@ -20,28 +22,39 @@ pub struct Read<'a> {
 }
 
 /// Credentials of plugins that are not built yet; each names its plugin.
-const NOT_BUILT: &[&str] = &["basicauth_credentials", "hmacauth_credentials", "oauth2_credentials"];
+const NOT_BUILT: &[&str] = &["hmacauth_credentials", "oauth2_credentials"];
+
+/// Credentials that are read.
+const BUILT: [&str; 4] = ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "acls"];
 
 /// Reads the consumers with all that is nested, then the top-level credentials.
 pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
     let report = root.report;
+    // `_transform: false` says that secrets stand in the file in the form in which they are stored.
+    let stored = root.node("_transform").is_some_and(|node| matches!(node.value, Value::Bool(false)));
     let mut read = Read::default();
     let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
     let mut custom_ids: HashMap<String, Place> = HashMap::new();
+    let mut places: Vec<Place> = Vec::new();
     let mut nested: Vec<(&'a str, &'a Node, Option<ConsumerIndex>)> = Vec::new();
     for node in root.list("consumers").unwrap_or_default() {
         let Some(f) = Fields::of(node, "consumer", report) else { continue };
         let Some(consumer) = read_consumer(&f) else { continue };
-        if consumer.username.as_ref().is_some_and(|u| read.identities.consumer_named(u).is_some()) {
-            duplicate(report, f.place(), "consumers", "username", consumer.username.as_deref().unwrap_or_default());
+        if let Some(name) = &consumer.username
+            && let Some(first) = read.identities.consumer_named(name)
+        {
+            duplicate(report, f.place(), "consumers", ("username", name), places.get(first as usize).copied());
+        } else if let Some(first) = read.identities.consumer_named(&consumer.id) {
+            duplicate(report, f.place(), "consumers", ("id", &consumer.id), places.get(first as usize).copied());
         }
         if let Some(custom) = &consumer.custom_id
-            && custom_ids.insert(custom.clone(), f.place()).is_some()
+            && let Some(first) = custom_ids.insert(custom.clone(), f.place())
         {
-            duplicate(report, f.place(), "consumers", "custom_id", custom);
+            duplicate(report, f.place(), "consumers", ("custom_id", custom), Some(first));
         }
+        places.push(f.place());
         let index = read.identities.add_consumer(consumer);
-        for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+        for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
             nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
         }
         read.plugins.extend(f.list("plugins").unwrap_or_default().iter().map(|n| (n, index)));
@@ -49,11 +62,11 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
             report.error(f.place_of("groups"), "`groups` of a consumer is a key of decK and of the enterprise edition");
         }
     }
-    for kind in ["jwt_secrets", "keyauth_credentials", "acls"].into_iter().chain(NOT_BUILT.iter().copied()) {
+    for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
         nested.extend(root.list(kind).unwrap_or_default().iter().map(|n| (kind, n, None)));
     }
     for (kind, node, owner) in nested {
-        credential(kind, node, owner, report, &mut read.identities, &mut groups);
+        credential(kind, node, owner, report, &mut read.identities, &mut groups, stored);
     }
     for (index, names) in groups {
         let header = HeaderValue::from_str(&names.join(", ")).ok();
@@ -63,10 +76,6 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
         }
     }
     read
-}
-
-fn duplicate(report: &Report, place: Place, kind: &str, key: &str, value: &str) {
-    report.error(place, format!("uniqueness violation: '{kind}' entity with {key} set to '{value}' already declared"));
 }
 
 fn read_consumer(f: &Fields<'_>) -> Option<Consumer> {
@@ -98,6 +107,7 @@ fn credential(
     report: &Report,
     identities: &mut Identities,
     groups: &mut HashMap<ConsumerIndex, Vec<String>>,
+    stored: bool,
 ) {
     if NOT_BUILT.contains(&kind) {
         report.unsupported(node.place, format!("`{kind}`"), None);
@@ -131,6 +141,7 @@ fn credential(
     match kind {
         "acls" => acl(&f, index, groups),
         "keyauth_credentials" => api_key(&f, index, identities),
+        "basicauth_credentials" => basic(&f, index, identities, stored),
         _ => jwt_secret(&f, index, identities),
     }
 }
@@ -139,6 +150,7 @@ fn known_of(kind: &str) -> &'static [&'static str] {
     match kind {
         "acls" => &["group"],
         "keyauth_credentials" => &["key", "ttl"],
+        "basicauth_credentials" => &["username", "password"],
         _ => &["key", "secret", "algorithm", "rsa_public_key"],
     }
 }
@@ -148,7 +160,7 @@ fn acl(f: &Fields<'_>, index: ConsumerIndex, groups: &mut HashMap<ConsumerIndex,
     let Some(group) = f.required_string("group") else { return };
     let names = groups.entry(index).or_default();
     if names.contains(&group) {
-        duplicate(f.report, f.place(), "acls", "group", &group);
+        duplicate(f.report, f.place(), "acls", ("group", &group), None);
     } else {
         names.push(group);
     }
@@ -171,6 +183,36 @@ fn api_key(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
             "uniqueness violation: 'keyauth_credentials' entity with this key already declared, or empty",
         );
     }
+}
+
+/// `stored`: the password is Kong's digest of it already.
+fn basic(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities, stored: bool) {
+    let username = f.required_string("username");
+    let id = ids::of_entity(f, "basicauth_credentials", username.as_deref()).to_string();
+    let password = f.required_string("password");
+    let (Some(username), Some(password)) = (username, password) else { return };
+    let consumer = identities.consumer(index).map_or("", |consumer| consumer.id.as_str());
+    let digest = if stored { sha1_of(&password) } else { Some(password_digest(&password, consumer)) };
+    let Some(password) = digest else {
+        f.report.mismatch(
+            f.place_of("password"),
+            "`password` with `_transform: false`",
+            "40 hexadecimal digits: SHA-1 of the password and the consumer's id",
+        );
+        return;
+    };
+    if !identities.add_basic(&username, BasicCredential { id, consumer: index, password }) {
+        duplicate(f.report, f.place_of("username"), "basicauth_credentials", ("username", &username), None);
+    }
+}
+
+fn sha1_of(text: &str) -> Option<[u8; 20]> {
+    let mut digest = [0; 20];
+    let digits = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    for (i, byte) in digest.iter_mut().enumerate().filter(|_| digits) {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    digits.then_some(digest)
 }
 
 fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
@@ -201,6 +243,6 @@ fn jwt_secret(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities)
     if let Err(what) = verifier(&credential) {
         f.report.error(f.place(), format!("jwt_secrets: {what}"));
     } else if !identities.add_jwt(credential) {
-        duplicate(f.report, f.place_of("key"), "jwt_secrets", "key", &key);
+        duplicate(f.report, f.place_of("key"), "jwt_secrets", ("key", &key), None);
     }
 }

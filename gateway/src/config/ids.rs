@@ -1,17 +1,9 @@
-//! Kong's ids: given ones as they are, others UUIDv5 of the entity's kind and key, so that a reload keeps them.
+//! Ids of entities as their readers see them: every one was given before (`prepare`), and is checked here.
 
 use uuid::Uuid;
 
+use super::prepare::derived;
 use crate::document::Fields;
-
-/// Kong's root namespace (`kong.db.declarative` auto ids).
-const ROOT: Uuid = Uuid::from_u128(0xfd02_801f_0957_4a15_a55a_c8d9_606f_30b5);
-
-/// The id of `key` among the entities of `kind`.
-#[must_use]
-pub fn derived(kind: &str, key: &str) -> Uuid {
-    Uuid::new_v5(&Uuid::new_v5(&ROOT, kind.as_bytes()), key.as_bytes())
-}
 
 /// Marks the fields that all entities have as known, for an entity that will not be read to its end.
 pub fn skip_common(fields: &Fields<'_>) {
@@ -20,15 +12,19 @@ pub fn skip_common(fields: &Fields<'_>) {
     }
 }
 
-/// The `id` field, else the derived one, else a random one. Marks the fields that all entities have as known.
+/// The `id` field; where it is no UUID, one of the entity's key. Marks the fields that all entities have as known.
 pub fn of_entity(fields: &Fields<'_>, kind: &str, key: Option<&str>) -> Uuid {
     skip_common(fields);
     let _ = fields.strings("tags");
-    if let Some(text) = fields.string("id") {
-        match Uuid::parse_str(&text) {
-            Ok(id) => return id,
-            Err(_) => fields.report.mismatch(fields.place_of("id"), "`id` is no UUID", "a valid UUID"),
+    for time in ["created_at", "updated_at"] {
+        fields.integer(time, 0..=i64::MAX);
+    }
+    let text = fields.string("id").unwrap_or_default();
+    match Uuid::parse_str(&text) {
+        Ok(id) => id,
+        Err(_) => {
+            fields.report.mismatch(fields.place_of("id"), "`id` is no UUID", "a valid UUID");
+            derived(kind, key.unwrap_or(&text))
         }
     }
-    key.map_or_else(Uuid::new_v4, |key| derived(kind, key))
 }

@@ -1,19 +1,31 @@
-//! From the text of a file to the immutable snapshot that requests run on. Every error is collected with its place; a
-//! snapshot exists only when there is none.
+//! From the texts of a configuration to the immutable snapshot that requests run on. Every error is collected with its
+//! place; a snapshot exists only when there is none.
 
+mod balancing;
+pub mod bounds;
 mod certificates;
 mod compile;
 mod consumers;
+mod edge;
+pub mod entities;
+mod flatten;
 mod ids;
-mod migrate;
+mod keys;
+pub mod marks;
 mod plugins;
+pub mod prepare;
 mod routes;
 pub mod running;
+pub mod schema;
 mod services;
 pub mod settings;
 pub mod snapshot;
+pub mod sources;
+mod stream;
 
-pub use compile::{Compiled, compile};
-pub use running::{Reload, Running};
+pub use compile::{Compiled, Load, compile};
+pub use flatten::flatten;
+pub use running::{Refused, Reload, Running};
 pub use settings::{Environment, Listen, Settings};
 pub use snapshot::Snapshot;
+pub use sources::Bundle;

@@ -1,26 +1,17 @@
 //! Kong's `plugins`: which instance runs on which route, in which order, for whom. Scope precedence is resolved here once,
 //! so that a request walks a slice.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::compile::{Names, reference};
-use super::snapshot::{Chain, Instance, Protocols, Slot};
+use super::compile::{Names, duplicate, reference};
+use super::snapshot::{Chain, Instance, PluginInfo, Protocols, Slot};
 use super::{ids, routes};
-use crate::document::{Fields, Node, Report};
+use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, Plugin, REGISTRY, Setup, Shared};
 
-/// Where a plugin is declared: nested in an entity, or at top level with references.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Scope {
-    /// Place of the route.
-    pub route: Option<usize>,
-    /// Place of the service.
-    pub service: Option<usize>,
-    /// Place of the consumer.
-    pub consumer: Option<ConsumerIndex>,
-}
+pub use super::snapshot::Scope;
 
 /// A plugin entity, not yet compiled.
 pub struct Draft<'a> {
@@ -36,6 +27,8 @@ struct Declared {
     scope: Scope,
     plugin: Arc<dyn Plugin>,
     protocols: Protocols,
+    instance_name: Option<String>,
+    info: Arc<PluginInfo>,
 }
 
 /// All plugin entities of a file.
@@ -50,14 +43,22 @@ pub fn read(
     shared: &Arc<Shared>,
     report: &Report,
 ) -> Declarations {
-    let mut seen = HashSet::new();
+    let mut seen = HashMap::new();
+    let mut instances: HashMap<String, Place> = HashMap::new();
     let mut declared = Vec::new();
     for draft in drafts {
         if let Some((plugin, enabled)) = read_one(draft, names, identities, shared, report) {
-            if !seen.insert((plugin.kind.name, plugin.scope)) {
+            if let Some(name) = &plugin.instance_name
+                && let Some(first) = instances.insert(name.clone(), draft.node.place)
+            {
+                duplicate(report, draft.node.place, "plugins", ("instance_name", name), Some(first));
+            }
+            if let Some(first) = seen.insert((plugin.kind.name, plugin.scope), draft.node.place) {
                 let message = format!(
-                    "uniqueness violation: 'plugins' entity with name set to '{}' already declared in this scope",
-                    plugin.kind.name
+                    "uniqueness violation: 'plugins' entity with name set to '{}' already declared in this scope \
+                     (first at {})",
+                    plugin.kind.name,
+                    report.at(first)
                 );
                 report.error(draft.node.place, message);
             } else if enabled {
@@ -76,11 +77,16 @@ fn read_one(
     report: &Report,
 ) -> Option<(Declared, bool)> {
     let f = Fields::of(draft.node, "plugin", report)?;
-    for other in ["instance_name", "ordering", "condition", "partials"] {
-        f.skip(other);
+    for other in ["ordering", "condition", "partials"] {
+        if f.node(other).is_some() {
+            report.error(f.place_of(other), format!("`{other}` of a plugin is a field of Kong's enterprise edition"));
+        }
     }
+    let instance_name = f.string("instance_name");
     let enabled = f.boolean("enabled").unwrap_or(true);
-    let protocols = routes::protocols(&f, "protocols", Protocols(15))?;
+    let streams = matches!(draft.node.member("name").map(|n| &n.value), Some(Value::Str(s)) if s == "ip-restriction");
+    let everywhere = if streams { Protocols(15 | Protocols::STREAM.0) } else { Protocols(15) };
+    let protocols = routes::protocols(&f, "protocols", everywhere)?;
     let scope = scope(&f, draft.scope, names, identities);
     let config = f.node("config");
     let place = f.place_of("name");
@@ -96,8 +102,7 @@ fn read_one(
         );
         return None;
     }
-    let key = format!("{name}:{:?}", scope);
-    let id = ids::of_entity(&f, "plugins", Some(&key)).to_string();
+    let id = ids::of_entity(&f, "plugins", Some(&name)).to_string();
     let setup = Setup {
         identities,
         shared,
@@ -111,7 +116,8 @@ fn read_one(
         Some(node) => (kind.compile)(&Fields::of(node, "config", report)?, &setup),
         None => (kind.compile)(&Fields::empty(draft.node.place, "config", report), &setup),
     }?;
-    Some((Declared { kind, scope, plugin, protocols }, enabled))
+    let info = Arc::new(PluginInfo { id, scope, place: draft.node.place });
+    Some((Declared { kind, scope, plugin, protocols, instance_name, info }, enabled))
 }
 
 /// The scope: where it is nested and what it refers to.
@@ -171,8 +177,6 @@ const NOT_BUILT: &[&str] = &[
     "ai-response-transformer",
     "aws-lambda",
     "azure-functions",
-    "basic-auth",
-    "bot-detection",
     "datadog",
     "grpc-gateway",
     "grpc-web",
@@ -185,7 +189,6 @@ const NOT_BUILT: &[&str] = &[
     "post-function",
     "pre-function",
     "proxy-cache",
-    "redirect",
     "response-ratelimiting",
     "session",
     "standard-webhooks",
@@ -312,7 +315,11 @@ impl Index<'_> {
             });
             // 3: route and service, 2: route, 1: service, 0: neither.
             let rank = i32::from(declared.scope.route.is_some()) * 2 + i32::from(declared.scope.service.is_some());
-            let instance = Instance { plugin: Arc::clone(&declared.plugin), protocols: declared.protocols };
+            let instance = Instance {
+                plugin: Arc::clone(&declared.plugin),
+                protocols: declared.protocols,
+                info: Arc::clone(&declared.info),
+            };
             match declared.scope.consumer {
                 None if rank > *base => {
                     *base = rank;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use serde_json::json;
 
+use super::ids;
+use super::settings::Flavor;
 use super::snapshot::{Chain, Protocols, Route};
-use super::{ids, migrate};
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
-use crate::router::Matchers;
-use crate::router::path;
 use crate::router::pattern::{HeaderPattern, HostPattern, Methods, path_regex};
+use crate::router::{Expression, Matchers, Rule, path};
 
 /// A route and what is nested in it.
 pub struct Draft<'a> {
@@ -19,6 +19,8 @@ pub struct Draft<'a> {
     pub route: Route,
     /// What the router asks.
     pub matchers: Matchers,
+    /// What the router asks instead when the route is an expression.
+    pub rule: Option<Rule>,
     /// UUID.
     pub id: String,
     /// Name, or empty.
@@ -37,13 +39,13 @@ pub struct Parent {
     pub info: Arc<ServiceInfo>,
 }
 
-/// Reads one route. `old_paths` asks for the migration of formats before 3.0.
+/// Reads one route.
 pub fn read<'a>(
     node: &'a Node,
     parent: Option<Parent>,
     top: bool,
     index: usize,
-    old_paths: bool,
+    flavor: Flavor,
     report: &'a Report,
 ) -> Option<Draft<'a>> {
     let f = Fields::of(node, "route", report)?;
@@ -54,7 +56,8 @@ pub fn read<'a>(
     let uuid = ids::of_entity(&f, "routes", (!name.is_empty()).then_some(name.as_str()));
     let protocols = protocols(&f, "protocols", Protocols(3))?;
     let mut matchers = Matchers { uuid: uuid.as_u128(), ..Matchers::default() };
-    read_matchers(&f, &mut matchers, old_paths);
+    read_matchers(&f, &mut matchers);
+    let rule = rule(&f, flavor, index, protocols, uuid.as_u128());
     let redirects = [(426, ()), (301, ()), (302, ()), (307, ()), (308, ())];
     let https_redirect = f.integer("https_redirect_status_code", 301..=426).unwrap_or(426);
     if !redirects.iter().any(|(code, ())| *code == https_redirect) {
@@ -64,17 +67,30 @@ pub fn read<'a>(
             "one of 426, 301, 302, 307, 308",
         );
     }
-    let strip_path = f.boolean("strip_path").unwrap_or(true);
+    let strip_path = f.boolean("strip_path");
+    let grpc = protocols.has(Protocols::GRPC) || protocols.has(Protocols::GRPCS);
+    if grpc && strip_path == Some(true) {
+        report.mismatch(f.place_of("strip_path"), "`strip_path` of a route for gRPC", "false");
+    }
+    let strip_path = strip_path.unwrap_or(!grpc);
     let preserve_host = f.boolean("preserve_host").unwrap_or(false);
     f.choice("path_handling", &[("v0", ()), ("v1", ())]);
     f.boolean("request_buffering");
     f.boolean("response_buffering");
-    for key in ["expression", "priority", "sources", "destinations", "filter_chains"] {
+    for key in ["sources", "destinations", "filter_chains"] {
         if f.node(key).is_some() {
             report.unsupported(f.place_of(key), format!("`{key}` of a route"), None);
         }
     }
-    if matchers.methods.0.is_empty()
+    if rule.is_some() {
+        // An expression takes the place of the fields that match (Kong refuses both together).
+        for key in ["paths", "hosts", "methods", "headers", "snis"] {
+            if f.node(key).is_some() {
+                report.mismatch(f.place_of(key), format!("`{key}` beside `expression`"), "one or the other");
+            }
+        }
+    } else if f.node("expression").is_none()
+        && matchers.methods.0.is_empty()
         && matchers.hosts.is_empty()
         && matchers.headers.is_empty()
         && matchers.prefixes.is_empty()
@@ -84,13 +100,13 @@ pub fn read<'a>(
     {
         report.error(f.place(), "must set one of 'methods', 'hosts', 'headers', 'paths' when 'protocols' is 'http'");
     }
-    let json_of = |key: &str| node.member(key).map(Node::to_json);
+    let json_of = |key: &str| node.some(key).map(Node::to_json);
     let entity = json!({
         "id": uuid.to_string(), "name": (!name.is_empty()).then_some(&name), "protocols": protocol_names(protocols),
         "methods": json_of("methods"), "hosts": json_of("hosts"), "paths": json_of("paths"), "headers": json_of("headers"),
         "snis": json_of("snis"), "strip_path": strip_path, "preserve_host": preserve_host,
         "regex_priority": matchers.regex_priority, "https_redirect_status_code": https_redirect, "path_handling": "v0",
-        "request_buffering": true, "response_buffering": true,
+        "request_buffering": true, "response_buffering": true, "expression": json_of("expression"),
         "service": parent.as_ref().map(|p| json!({ "id": p.info.id })),
     });
     let info = RouteInfo {
@@ -110,31 +126,61 @@ pub fn read<'a>(
         chain: Chain::default(),
     };
     let plugins = f.list("plugins").unwrap_or_default();
-    Some(Draft { route, matchers, id: uuid.to_string(), name, plugins, place: node.place })
+    Some(Draft { route, matchers, rule, id: uuid.to_string(), name, plugins, place: node.place })
 }
 
-const PROTOCOLS: &[(&str, u8)] = &[("http", 1), ("https", 2), ("grpc", 4), ("grpcs", 8)];
-const STREAM: &[&str] = &["tcp", "tls", "udp", "tls_passthrough"];
+/// The expression of a route, where the flavour of the router knows them.
+fn rule(f: &Fields<'_>, flavor: Flavor, route: usize, protocols: Protocols, uuid: u128) -> Option<Rule> {
+    let text = f.string("expression");
+    // Kong bounds it so that a double holds it.
+    let priority = f.integer("priority", 0..=(1 << 46) - 1).unwrap_or(0) as u64;
+    if flavor != Flavor::Expressions {
+        for key in ["expression", "priority"] {
+            if f.node(key).is_some() {
+                f.report.mismatch(
+                    f.place_of(key),
+                    format!("`{key}` of a route with another flavour of the router"),
+                    "`gateway.router_flavor: expressions` or KONG_ROUTER_FLAVOR=expressions",
+                );
+            }
+        }
+        return None;
+    }
+    let place = f.node("expression").map_or(f.place(), |node| node.place);
+    match Expression::parse(&text?) {
+        Ok(expression) => Some(Rule::new(route, expression, protocols.0, priority, uuid)),
+        Err(mistake) => {
+            let words = format!("`expression`, character {}: {}", mistake.at + 1, mistake.words);
+            f.report.mismatch(place, words, mistake.expected);
+            None
+        }
+    }
+}
 
-/// A set of protocols; `default` when none is given. Stream protocols are refused by name.
+const PROTOCOLS: &[(&str, u8)] = &[
+    ("http", 1),
+    ("https", 2),
+    ("grpc", 4),
+    ("grpcs", 8),
+    ("tcp", Protocols::TCP.0),
+    ("tls", Protocols::TLS.0),
+    ("tls_passthrough", Protocols::TLS_PASSTHROUGH.0),
+];
+
+/// A set of protocols; `default` when none is given.
 pub fn protocols<'a>(f: &Fields<'a>, name: &'a str, default: Protocols) -> Option<Protocols> {
     let Some(given) = f.strings(name) else { return Some(default) };
     let mut bits = 0;
     for (place, text) in given {
         match PROTOCOLS.iter().find(|(n, _)| *n == text) {
             Some((_, bit)) => bits |= bit,
-            None if STREAM.contains(&text.as_str()) => {
-                // Plugins name stream protocols beside the others; for them it changes nothing.
-                if default.0 == 3 {
-                    f.report.unsupported(place, format!("protocol `{text}` of a route"), None);
-                    return None;
-                }
-            }
+            // Plugins name it beside the others; for them it changes nothing.
+            None if text == "udp" => {}
             None if text == "ws" || text == "wss" => {
                 f.report.error(place, format!("protocol `{text}` is an enterprise protocol"))
             }
             None => {
-                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(STREAM.iter().copied()).collect();
+                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(["udp"]).collect();
                 f.report.unknown(place, format!("`{name}` has `{text}`"), &text, &names);
             }
         }
@@ -146,7 +192,7 @@ fn protocol_names(set: Protocols) -> Vec<&'static str> {
     PROTOCOLS.iter().filter(|(_, bit)| set.0 & bit != 0).map(|(n, _)| *n).collect()
 }
 
-fn read_matchers(f: &Fields<'_>, m: &mut Matchers, old_paths: bool) {
+fn read_matchers(f: &Fields<'_>, m: &mut Matchers) {
     for (place, text) in f.strings("methods").unwrap_or_default() {
         let method = Method::from_bytes(text.as_bytes())
             .ok()
@@ -168,7 +214,6 @@ fn read_matchers(f: &Fields<'_>, m: &mut Matchers, old_paths: bool) {
         }
     }
     for (place, text) in f.strings("paths").unwrap_or_default() {
-        let text = if old_paths { migrate::path(&text) } else { text };
         read_path(f, place, &text, m);
     }
     m.regex_priority = f.integer("regex_priority", 0..=2_147_483_647).unwrap_or(0) as u32;

@@ -8,10 +8,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use serde_json::json;
 
-use super::ids;
 use super::snapshot::{Service, Target};
+use super::{balancing, ids};
 use crate::document::{Fields, Node, Place, Report};
+use crate::plugins::Shared;
 use crate::proxy::exchange::ServiceInfo;
+use crate::upstreams::group::{Group, Place as Member};
+use crate::upstreams::ring::Ring;
 
 /// A service and what is nested in it.
 pub struct Draft<'a> {
@@ -32,11 +35,11 @@ pub struct Draft<'a> {
 }
 
 /// Protocol, host, port and path, from the fields or from the `url` shorthand, which wins (Kong's rule).
-struct Origin {
-    protocol: String,
-    host: Option<String>,
-    port: u16,
-    path: Option<String>,
+pub(super) struct Origin {
+    pub(super) protocol: String,
+    pub(super) host: Option<String>,
+    pub(super) port: u16,
+    pub(super) path: Option<String>,
 }
 
 const PROTOCOLS: &[(&str, &str)] = &[
@@ -53,7 +56,7 @@ const PROTOCOLS: &[(&str, &str)] = &[
 ];
 
 /// Reads one service.
-pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &HashMap<String, Vec<Target>>) -> Option<Draft<'a>> {
+pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Option<Draft<'a>> {
     let f = Fields::of(node, "service", report)?;
     let name = f.string("name").unwrap_or_default();
     let id = ids::of_entity(&f, "services", (!name.is_empty()).then_some(name.as_str())).to_string();
@@ -73,8 +76,8 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &HashMap<String, 
     let routes = f.list("routes").unwrap_or_default();
     let plugins = f.list("plugins").unwrap_or_default();
     let tls = match origin.protocol.as_str() {
-        "http" => false,
-        "https" => true,
+        "http" | "tcp" | "tls_passthrough" => false,
+        "https" | "tls" => true,
         "ws" | "wss" => {
             report.error(f.place_of("protocol"), format!("protocol `{}` is an enterprise protocol", origin.protocol));
             return None;
@@ -84,6 +87,11 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &HashMap<String, 
             return None;
         }
     };
+    let stream = matches!(origin.protocol.as_str(), "tcp" | "tls" | "tls_passthrough");
+    if stream && origin.path.is_some() {
+        let words = format!("`path` must be null when protocol is {}", origin.protocol);
+        report.error(f.place_of("path"), words);
+    }
     if tls_verify.is_some() && !tls {
         report.error(f.place_of("tls_verify"), "`tls_verify` is only for protocol https");
     }
@@ -99,9 +107,9 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &HashMap<String, 
         "connect_timeout": connect_timeout.as_millis() as u64, "write_timeout": write_timeout.as_millis() as u64,
         "read_timeout": read_timeout.as_millis() as u64, "tls_verify": tls_verify,
     });
-    let targets = match upstreams.get(&host) {
-        Some(targets) => targets.clone(),
-        None => vec![target(&host, origin.port, 100, tls, None)?],
+    let (targets, group) = match upstreams.get(&host) {
+        Some((targets, group)) => (targets.clone(), Some(Arc::clone(group))),
+        None => (vec![target(&host, origin.port, 100, tls, None)?], None),
     };
     let service = Service {
         info: Arc::new(ServiceInfo { id: id.clone(), name: name.clone(), entity }),
@@ -109,11 +117,13 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &HashMap<String, 
         tls_verify: tls_verify.unwrap_or(false),
         path: origin.path.unwrap_or_else(|| "/".to_owned()),
         retries,
+        stream,
         connect_timeout,
         write_timeout,
         read_timeout,
         weight_sum: targets.iter().map(|t| t.weight).sum(),
         targets,
+        group,
     };
     Some(Draft { service, id, name, enabled, routes, plugins, place: node.place })
 }
@@ -156,7 +166,7 @@ fn origin(f: &Fields<'_>) -> Origin {
 }
 
 /// Kong's `url` shorthand: the port is 443 for https, else 80, whatever the scheme.
-fn parse_url(url: &str) -> Result<Origin, &'static str> {
+pub(super) fn parse_url(url: &str) -> Result<Origin, &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
     if !PROTOCOLS.iter().any(|(p, _)| *p == scheme) {
         return Err("unknown scheme");
@@ -194,28 +204,31 @@ fn target(host: &str, port: u16, weight: u32, tls: bool, host_header: Option<&st
     Some(Target { host: host.to_owned(), ip, port, weight, host_header })
 }
 
+/// Upstreams by name: their targets as services need them, and as they are balanced.
+pub type Upstreams = HashMap<String, (Vec<Target>, Arc<Group>)>;
+
 /// Reads `upstreams` with their nested targets, and top-level `targets`, by upstream name.
-pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], report: &'a Report) -> HashMap<String, Vec<Target>> {
+pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], shared: &Shared, report: &'a Report) -> Upstreams {
     let mut upstreams: HashMap<String, Vec<Target>> = HashMap::new();
+    let mut groups: HashMap<String, Group> = HashMap::new();
     let mut host_headers: HashMap<String, Option<String>> = HashMap::new();
     let mut ids_of: HashMap<String, String> = HashMap::new();
+    let mut places: HashMap<String, Place> = HashMap::new();
     for node in nodes {
         let Some(f) = Fields::of(node, "upstream", report) else { continue };
         let name = f.required_string("name");
         let id = ids::of_entity(&f, "upstreams", name.as_deref()).to_string();
         let host_header = f.string("host_header");
-        refuse_what_is_not_built(&f);
+        let group = balancing::read(&f, &id, name.as_deref().unwrap_or_default());
         let nested = f.list("targets").unwrap_or_default();
         let Some(name) = name else { continue };
-        if upstreams.contains_key(&name) {
-            report.error(
-                node.place,
-                format!("uniqueness violation: 'upstreams' entity with name set to '{name}' already declared"),
-            );
+        if let Some(first) = places.insert(name.clone(), node.place) {
+            super::compile::duplicate(report, node.place, "upstreams", ("name", &name), Some(first));
         }
         let list = nested.iter().filter_map(|t| read_target(t, None, host_header.as_deref(), report)).collect();
         ids_of.insert(id, name.clone());
         host_headers.insert(name.clone(), host_header);
+        groups.insert(name.clone(), group);
         upstreams.insert(name, list);
     }
     for node in targets {
@@ -234,7 +247,30 @@ pub fn read_upstreams<'a>(nodes: &'a [Node], targets: &'a [Node], report: &'a Re
         let host_header = host_headers.get(&name).and_then(Option::as_deref);
         list.extend(read_target(node, Some("upstream"), host_header, report));
     }
-    upstreams
+    let join = |(name, targets): (String, Vec<Target>)| {
+        let group = groups.remove(&name).map(|group| settle(group, &targets, shared));
+        group.map(|group| (name, (targets, Arc::new(group))))
+    };
+    upstreams.into_iter().filter_map(join).collect()
+}
+
+/// The group with its targets and what is known of them.
+fn settle(mut group: Group, targets: &[Target], shared: &Shared) -> Group {
+    let member = |target: &Target| {
+        let shown = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+        let shown = format!("{shown}:{}", target.port);
+        Member {
+            member: shared.members.of(&group.name, &shown),
+            target: shown,
+            host: target.host.clone(),
+            port: target.port,
+            host_header: target.host_header.to_str().unwrap_or_default().to_owned(),
+            weight: target.weight,
+        }
+    };
+    group.places = targets.iter().map(member).collect();
+    group.ring = Ring::new(group.places.iter().map(|place| (place.target.as_str(), place.weight)));
+    group
 }
 
 fn read_target<'a>(
@@ -263,50 +299,4 @@ fn read_target<'a>(
         report.mismatch(f.place_of("target"), "`target` is no target", "HOST, HOST:PORT or [ADDRESS]:PORT");
     }
     made
-}
-
-/// Algorithms and health checks that a file switches on and that are not there yet; the defaults of both are fine.
-fn refuse_what_is_not_built(f: &Fields<'_>) {
-    let algorithms =
-        [("round-robin", true), ("least-connections", false), ("consistent-hashing", false), ("latency", false)];
-    if f.choice("algorithm", &algorithms) == Some(false) {
-        f.report.unsupported(f.place_of("algorithm"), "load-balancing algorithms other than round-robin", None);
-    }
-    for key in ["hash_on", "hash_fallback"] {
-        if f.string(key).is_some_and(|v| v != "none") {
-            f.report.unsupported(f.place_of(key), format!("`{key}` of an upstream"), None);
-        }
-    }
-    for key in [
-        "hash_on_header",
-        "hash_fallback_header",
-        "hash_on_cookie",
-        "hash_on_cookie_path",
-        "hash_on_query_arg",
-        "hash_fallback_query_arg",
-        "hash_on_uri_capture",
-        "hash_fallback_uri_capture",
-        "slots",
-        "use_srv_name",
-        "client_certificate",
-    ] {
-        f.skip(key);
-    }
-    if let Some(checks) = f.node("healthchecks")
-        && turns_on(checks)
-    {
-        f.report.unsupported(f.place_of("healthchecks"), "health checks of an upstream", None);
-    }
-}
-
-/// Whether any counter or interval of `healthchecks` is above zero.
-fn turns_on(checks: &Node) -> bool {
-    let number = |n: &Node| matches!(n.value, crate::document::Value::Int(i) if i > 0);
-    let counters = ["interval", "successes", "tcp_failures", "timeouts", "http_failures"];
-    ["active", "passive"].iter().filter_map(|side| checks.member(side)).any(|side| {
-        ["healthy", "unhealthy"]
-            .iter()
-            .filter_map(|half| side.member(half))
-            .any(|half| counters.iter().filter_map(|c| half.member(c)).any(number))
-    })
 }

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::bounds::{Limits, Timeouts};
+use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, EgressPolicy, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
 /// One listening socket of the proxy.
@@ -25,12 +27,54 @@ pub struct Listen {
 pub struct Environment {
     /// `KONG_PROXY_LISTEN`.
     pub proxy_listen: Option<String>,
+    /// `KONG_STREAM_LISTEN`.
+    pub stream_listen: Option<String>,
     /// `KONG_ADMIN_LISTEN`.
     pub admin_listen: Option<String>,
     /// `KONG_TRUSTED_IPS`.
     pub trusted_ips: Option<String>,
     /// `KONG_REAL_IP_HEADER`.
     pub real_ip_header: Option<String>,
+    /// `KONG_REAL_IP_RECURSIVE`.
+    pub real_ip_recursive: Option<String>,
+    /// `KONG_HEADERS`.
+    pub headers: Option<String>,
+    /// `KONG_HEADERS_UPSTREAM`.
+    pub headers_upstream: Option<String>,
+    /// `KONG_ERROR_DEFAULT_TYPE`.
+    pub error_default_type: Option<String>,
+    /// `KONG_ROUTER_FLAVOR`.
+    pub router_flavor: Option<String>,
+    /// `GATEWAY_ADMIN_TOKEN`.
+    pub admin_token: Option<Secret>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Which fields of routes decide (Kong `router_flavor`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavor {
+    /// `paths`, `hosts` and so on.
+    #[default]
+    Fields,
+    /// These, and `expression`.
+    Expressions,
 }
 
 impl Environment {
@@ -40,22 +84,18 @@ impl Environment {
         let var = |name| std::env::var(name).ok().filter(|v: &String| !v.trim().is_empty());
         Environment {
             proxy_listen: var("KONG_PROXY_LISTEN"),
+            stream_listen: var("KONG_STREAM_LISTEN"),
             admin_listen: var("KONG_ADMIN_LISTEN"),
             trusted_ips: var("KONG_TRUSTED_IPS"),
             real_ip_header: var("KONG_REAL_IP_HEADER"),
+            real_ip_recursive: var("KONG_REAL_IP_RECURSIVE"),
+            headers: var("KONG_HEADERS"),
+            headers_upstream: var("KONG_HEADERS_UPSTREAM"),
+            error_default_type: var("KONG_ERROR_DEFAULT_TYPE"),
+            router_flavor: var("KONG_ROUTER_FLAVOR"),
+            admin_token: var("GATEWAY_ADMIN_TOKEN").map(Secret),
         }
     }
-}
-
-/// Time limits of the client side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For the head of a request, the first byte included.
-    pub header: Duration,
-    /// For the next request on an idle connection.
-    pub idle: Duration,
-    /// For requests in flight when the gateway is told to stop.
-    pub drain: Duration,
 }
 
 /// Everything that is not Kong's entities.
@@ -63,18 +103,32 @@ pub struct Timeouts {
 pub struct Settings {
     /// Listening sockets of the proxy.
     pub listen: Vec<Listen>,
+    /// Listening sockets for stream routes.
+    pub stream_listen: Vec<Listen>,
     /// Listening socket of the admin API.
     pub admin: Option<SocketAddr>,
+    /// What a client of the admin API must know; without one it listens on loopback alone.
+    pub admin_token: Option<Secret>,
+    /// Which fields of routes decide.
+    pub router_flavor: Flavor,
     /// Worker threads.
     pub workers: usize,
     /// Peers whose forwarding headers count.
     pub trusted: Vec<IpNet>,
     /// The header in which a trusted peer names the client (Kong `real_ip_header`).
     pub real_ip_header: HeaderName,
+    /// Whether trusted addresses in it are passed over, from the right (Kong `real_ip_recursive`).
+    pub real_ip_recursive: bool,
+    /// The headers that the gateway adds.
+    pub marks: Marks,
+    /// How errors are worded.
+    pub style: Style,
     /// Where the access log goes.
     pub access_log: Option<Sink>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Sizes and numbers.
+    pub limits: Limits,
     /// The edge; without it a file behaves exactly as with Kong.
     pub edge: Option<Policy>,
 }
@@ -84,15 +138,28 @@ pub fn read(node: Option<&Node>, tls: bool, env: &Environment, report: &Report) 
     let empty = Node { place: Place::default(), value: crate::document::Value::Null };
     let fields = Fields::of(node.unwrap_or(&empty), "`gateway`", report)
         .unwrap_or_else(|| Fields::empty(Place::default(), "`gateway`", report));
-    let trusted = trusted(&fields, env);
+    read_fields(&fields, tls, env)
+}
+
+/// Reads the fields of the block.
+pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Settings {
+    let trusted = trusted(fields, env);
+    let admin_token = admin_token(fields, env);
     let mut settings = Settings {
-        listen: listen(&fields, tls, env),
-        admin: admin(&fields, env),
+        listen: listen(fields, tls, env),
+        stream_listen: stream_listen(fields, env),
+        admin: admin(fields, env, admin_token.as_ref()),
+        admin_token,
+        router_flavor: flavor(fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
-        real_ip_header: real_ip_header(&fields, env),
-        access_log: access_log(&fields),
-        timeouts: timeouts(&fields),
+        real_ip_header: real_ip_header(fields, env),
+        real_ip_recursive: real_ip_recursive(fields, env),
+        marks: marks::read(fields, env),
+        style: marks::style(fields, env),
+        access_log: access_log(fields),
+        timeouts: Timeouts::read(fields.fields("timeouts").as_ref()),
+        limits: Limits::read(fields.fields("limits").as_ref()),
         edge: None,
     };
     if let Some(edge) = fields.fields("edge") {
@@ -118,6 +185,18 @@ fn listen(fields: &Fields<'_>, tls: bool, env: &Environment) -> Vec<Listen> {
             default
         }
     };
+    listens(fields, texts)
+}
+
+/// Kong's `stream_listen`; off unless it is given.
+fn stream_listen(fields: &Fields<'_>, env: &Environment) -> Vec<Listen> {
+    let given = fields.strings("stream_listen").unwrap_or_default();
+    let variable = env.stream_listen.as_ref();
+    let variable = variable.map(|text| text.split(',').map(|t| (Place::default(), t.to_owned())).collect());
+    listens(fields, variable.unwrap_or(given))
+}
+
+fn listens(fields: &Fields<'_>, texts: Vec<(Place, String)>) -> Vec<Listen> {
     let mut listens = Vec::new();
     for (place, text) in texts {
         if text.trim() == "off" {
@@ -153,7 +232,37 @@ fn listen_of(text: &str) -> Result<Listen, String> {
     Ok(Listen { address, tls })
 }
 
-fn admin(fields: &Fields<'_>, env: &Environment) -> Option<SocketAddr> {
+/// Characters of a token at least.
+const TOKEN_MIN: usize = 16;
+
+fn admin_token(fields: &Fields<'_>, env: &Environment) -> Option<Secret> {
+    let given = fields.string("admin_token").map(Secret);
+    let token = env.admin_token.clone().or(given)?;
+    if token.0.len() < TOKEN_MIN || !token.0.bytes().all(|b| b.is_ascii_graphic()) {
+        let place = fields.place_of("admin_token");
+        let expected = format!("{TOKEN_MIN} printable ASCII characters or more");
+        fields.report.mismatch(place, "`admin_token` is too short or holds odd characters", expected);
+    }
+    Some(token)
+}
+
+fn flavor(fields: &Fields<'_>, env: &Environment) -> Flavor {
+    let flavors = [
+        ("traditional_compatible", Flavor::Fields),
+        ("expressions", Flavor::Expressions),
+        ("traditional", Flavor::Fields),
+    ];
+    let given = fields.choice("router_flavor", &flavors);
+    let Some(word) = &env.router_flavor else { return given.unwrap_or_default() };
+    let known = flavors.iter().find(|(name, _)| name == word);
+    if known.is_none() {
+        let names = flavors.map(|(name, _)| name);
+        fields.report.unknown(Place::default(), format!("KONG_ROUTER_FLAVOR is `{word}`"), word, &names);
+    }
+    known.map(|(_, flavor)| *flavor).unwrap_or_default()
+}
+
+fn admin(fields: &Fields<'_>, env: &Environment, token: Option<&Secret>) -> Option<SocketAddr> {
     let given = fields.string_or_off("admin");
     let place = fields.place_of("admin");
     let text = match (&env.admin_listen, given) {
@@ -165,7 +274,16 @@ fn admin(fields: &Fields<'_>, env: &Environment) -> Option<SocketAddr> {
     match text.as_str() {
         "off" => None,
         text => match listen_of(text) {
-            Ok(listen) if !listen.tls => Some(listen.address),
+            Ok(listen) if !listen.tls => {
+                if !listen.address.ip().is_loopback() && token.is_none() {
+                    fields.report.mismatch(
+                        place,
+                        format!("the admin API on {text} would be open to everyone"),
+                        "`gateway.admin_token` or GATEWAY_ADMIN_TOKEN, or a loopback address",
+                    );
+                }
+                Some(listen.address)
+            }
             _ => {
                 fields.report.mismatch(place, format!("`admin` is `{text}`"), "ADDRESS:PORT, or off");
                 None
@@ -195,6 +313,11 @@ fn real_ip_header(fields: &Fields<'_>, env: &Environment) -> HeaderName {
     })
 }
 
+fn real_ip_recursive(fields: &Fields<'_>, env: &Environment) -> bool {
+    let given = fields.boolean("real_ip_recursive").unwrap_or(false);
+    env.real_ip_recursive.as_deref().map_or(given, |text| matches!(text.trim(), "on" | "true"))
+}
+
 /// An address or a CIDR.
 #[must_use]
 pub fn network(text: &str) -> Option<IpNet> {
@@ -221,25 +344,6 @@ fn access_log(fields: &Fields<'_>) -> Option<Sink> {
     }
 }
 
-fn timeouts(fields: &Fields<'_>) -> Timeouts {
-    let defaults =
-        Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(60), drain: Duration::from_secs(30) };
-    let Some(given) = fields.fields("timeouts") else { return defaults };
-    let read = |name, default| match given.duration(name) {
-        Some(d) if d.is_zero() => {
-            given.report.mismatch(given.place_of(name), format!("`{name}` is zero"), "a time limit");
-            default
-        }
-        Some(d) => d,
-        None => default,
-    };
-    Timeouts {
-        header: read("header", defaults.header),
-        idle: read("idle", defaults.idle),
-        drain: read("drain", defaults.drain),
-    }
-}
-
 fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
     let modes = [("off", Mode::Off), ("shadow", Mode::Shadow), ("enforce", Mode::Enforce)];
     let defaults = Policy::default();
@@ -253,6 +357,10 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         // `off` is the kernel side's: without interfaces the same policy is carried out in user space.
         interfaces: if off { Vec::new() } else { interfaces.into_iter().map(|(_, name)| name).collect() },
         allow_generic: edge.boolean("allow_generic").unwrap_or(false),
+        fallback: edge.choice("fallback", &[("tc", Fallback::Tc), ("none", Fallback::None)]).unwrap_or_default(),
+        pin: pin(edge),
+        keep: edge.boolean("keep").unwrap_or(false),
+        pcap: pcap(edge),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),
         never_drop: networks(edge, "never_drop"),
@@ -282,13 +390,33 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
             );
         }
     }
-    for net in policy.trusted.iter().chain(&policy.never_drop) {
-        if policy.deny.iter().any(|d| d.contains(net) || net.contains(d)) {
-            edge.report
-                .error(edge.place_of("deny"), format!("`deny` overlaps with {net}, which is trusted or never dropped"));
-        }
-    }
+    super::edge::check(edge, &policy);
     policy
+}
+
+/// `true` is the usual folder; YAML 1.1 reads a bare `on` as true.
+fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
+    const USUAL: &str = "/sys/fs/bpf/gateway/edge";
+    let text = match edge.node("pin")?.value {
+        crate::document::Value::Bool(true) => return Some(PathBuf::from(USUAL)),
+        crate::document::Value::Bool(false) => return None,
+        _ => edge.string("pin")?,
+    };
+    let path = PathBuf::from(&text);
+    let is_plain = path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    if path.is_absolute() && path.file_name().is_some() && is_plain {
+        return Some(path);
+    }
+    let expected = format!("an absolute path below a bpffs, or true for {USUAL}");
+    edge.report.mismatch(edge.place_of("pin"), format!("`pin` is `{text}`"), expected);
+    None
+}
+
+fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
+    const BYTES_DEFAULT: i64 = 16 << 20;
+    let bytes_max = edge.integer("pcap_bytes_max", 65_536..=1 << 40).unwrap_or(BYTES_DEFAULT);
+    let path = edge.string_or_off("pcap").filter(|text| text != "off" && !text.is_empty())?;
+    Some((PathBuf::from(path), bytes_max as u64))
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {

@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderValue;
 
+use super::compile::Load;
+use super::entities::Entities;
+use super::keys::Keys;
 use super::settings::Settings;
+use super::sources::Bundle;
+use crate::document::Place;
 use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
-use crate::router::Router;
+use crate::router::Routes;
+use crate::router::stream::StreamRouter;
+use crate::upstreams::group::Group;
 
 /// A protocol that a route or plugin is for (Kong `protocols`), as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +33,15 @@ impl Protocols {
     pub const GRPC: Self = Protocols(4);
     /// `grpcs`.
     pub const GRPCS: Self = Protocols(8);
+
+    /// `tcp`.
+    pub const TCP: Self = Protocols(16);
+    /// `tls`.
+    pub const TLS: Self = Protocols(32);
+    /// `tls_passthrough`.
+    pub const TLS_PASSTHROUGH: Self = Protocols(64);
+    /// All of streams.
+    pub const STREAM: Self = Protocols(Self::TCP.0 | Self::TLS.0 | Self::TLS_PASSTHROUGH.0);
 
     /// Whether any of `other` is in this set.
     #[must_use]
@@ -50,7 +66,6 @@ pub struct Target {
 }
 
 /// Kong's `services` entity.
-#[derive(Debug)]
 pub struct Service {
     /// For logs.
     pub info: Arc<ServiceInfo>,
@@ -66,12 +81,38 @@ pub struct Service {
     pub connect_timeout: Duration,
     /// `write_timeout`.
     pub write_timeout: Duration,
+    /// Whether its protocol is one of streams.
+    pub stream: bool,
     /// `read_timeout`.
     pub read_timeout: Duration,
     /// One target, or those of an upstream with a weight above 0.
     pub targets: Vec<Target>,
     /// Sum of the targets' weights.
     pub weight_sum: u32,
+    /// How the targets of an upstream are balanced; they stand there in the same order.
+    pub group: Option<Arc<Group>>,
+}
+
+/// Where a plugin is declared: nested in an entity, or at top level with references.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Scope {
+    /// Place of the route.
+    pub route: Option<usize>,
+    /// Place of the service.
+    pub service: Option<usize>,
+    /// Place of the consumer.
+    pub consumer: Option<ConsumerIndex>,
+}
+
+/// What is known of a plugin entity besides what it does.
+#[derive(Debug)]
+pub struct PluginInfo {
+    /// UUID.
+    pub id: String,
+    /// Where it holds.
+    pub scope: Scope,
+    /// Where it stands.
+    pub place: Place,
 }
 
 /// One configured plugin.
@@ -80,6 +121,8 @@ pub struct Instance {
     pub plugin: Arc<dyn Plugin>,
     /// Protocols for which it runs.
     pub protocols: Protocols,
+    /// For people.
+    pub info: Arc<PluginInfo>,
 }
 
 /// One kind of plugin in a chain: the instance for everybody, and those of single consumers.
@@ -135,12 +178,18 @@ pub struct Route {
 pub struct Snapshot {
     /// The `gateway:` block.
     pub settings: Settings,
+    /// Upstreams.
+    pub groups: Arc<[Arc<Group>]>,
     /// Services in file order.
     pub services: Vec<Service>,
     /// Routes in file order.
     pub routes: Vec<Route>,
     /// Finds a route.
-    pub router: Router,
+    pub router: Routes,
+    /// Finds the route of a connection that is not HTTP.
+    pub stream: StreamRouter,
+    /// The certificates without HTTP's protocols, for stream routes.
+    pub stream_tls: Option<Arc<rustls::ServerConfig>>,
     /// Plugins that see the answer to a request that no route takes.
     pub unmatched: Chain,
     /// Consumers and credentials.
@@ -149,10 +198,38 @@ pub struct Snapshot {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Counts of entities, for the status.
     pub counts: Counts,
-    /// SHA-256 of the text, hexadecimal.
+    /// Keys, key sets and authorities.
+    pub keys: Keys,
+    /// SHA-256 of the texts, hexadecimal.
     pub hash: String,
-    /// The text it was made of.
-    pub text: String,
+    /// The texts it was made of.
+    pub bundle: Bundle,
+    /// How they were read.
+    pub load: Arc<Load>,
+    /// The entities as the admin API shows them, and when they were last asked for.
+    pub(super) kept: Mutex<Option<(Arc<Entities>, u64)>>,
+}
+
+impl Snapshot {
+    /// The entities as the admin API shows them, at the monotonic time `now_ns`. The first call reads the texts again:
+    /// keep it off the data path.
+    #[must_use]
+    pub fn entities(&self, now_ns: u64) -> Arc<Entities> {
+        let read = || Arc::new(Entities::read(&self.bundle, &self.load.dialect));
+        // A thread that panicked while reading leaves nothing behind that is kept.
+        let Ok(mut kept) = self.kept.lock() else { return read() };
+        let entities = kept.take().map_or_else(read, |(entities, _)| entities);
+        *kept = Some((Arc::clone(&entities), now_ns));
+        entities
+    }
+
+    /// Gives the entities up when nobody asked since `since_ns`: of a large configuration they are larger than all the rest,
+    /// and freeing them takes its time.
+    #[must_use]
+    pub fn forget_entities(&self, since_ns: u64) -> Option<Arc<Entities>> {
+        let mut kept = self.kept.try_lock().ok()?;
+        kept.take_if(|(_, asked_ns)| *asked_ns < since_ns).map(|(entities, _)| entities)
+    }
 }
 
 /// How many entities there are.

@@ -3,7 +3,9 @@
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
+use super::outline::{Outline, Shape};
 use super::report::Report;
 use super::tree::{Key, Node, Place, Value};
 
@@ -13,16 +15,25 @@ pub struct Fields<'a> {
     place: Place,
     entries: &'a [(Key, Node)],
     asked: RefCell<Vec<&'a str>>,
+    probe: Option<Probe>,
     /// Where to report.
     pub report: &'a Report,
+}
+
+/// Instead of a mapping: the reader's questions are noted down.
+#[derive(Clone)]
+struct Probe {
+    outline: Rc<Outline>,
+    /// Whether questions are answered with a value that fits, for readers that stop at what is absent.
+    eager: bool,
 }
 
 impl<'a> Fields<'a> {
     /// Begins to read `node` as a mapping called `what` in messages; reports and returns nothing when it is none.
     pub fn of(node: &'a Node, what: &'a str, report: &'a Report) -> Option<Self> {
         match &node.value {
-            Value::Map(entries) => Some(Fields { what, place: node.place, entries, asked: RefCell::default(), report }),
-            Value::Null => Some(Fields { what, place: node.place, entries: &[], asked: RefCell::default(), report }),
+            Value::Map(entries) => Some(Self::new(what, node.place, entries, None, report)),
+            Value::Null => Some(Self::empty(node.place, what, report)),
             _ => {
                 report.mismatch(node.place, format!("{what} is {}", node.kind()), "a map");
                 None
@@ -33,7 +44,24 @@ impl<'a> Fields<'a> {
     /// A mapping without entries, for a `config` that the file leaves out.
     #[must_use]
     pub fn empty(place: Place, what: &'a str, report: &'a Report) -> Self {
-        Fields { what, place, entries: &[], asked: RefCell::default(), report }
+        Self::new(what, place, &[], None, report)
+    }
+
+    fn new(what: &'a str, place: Place, entries: &'a [(Key, Node)], probe: Option<Probe>, report: &'a Report) -> Self {
+        Fields { what, place, entries, asked: RefCell::default(), probe, report }
+    }
+
+    /// No mapping at all: what is asked goes into `outline`. `eager` answers with values that fit, else nothing is there.
+    #[must_use]
+    pub fn probe(outline: Rc<Outline>, eager: bool, what: &'a str, report: &'a Report) -> Self {
+        Self::new(what, Place::default(), &[], Some(Probe { outline, eager }), report)
+    }
+
+    /// Notes a question; what an eager probe answers.
+    fn note<T>(&self, name: &str, shape: impl FnOnce() -> Shape, sample: impl FnOnce() -> T) -> Option<T> {
+        let probe = self.probe.as_ref()?;
+        probe.outline.note(name, shape());
+        probe.eager.then(sample)
     }
 
     /// Where the mapping begins.
@@ -50,6 +78,11 @@ impl<'a> Fields<'a> {
 
     /// The raw value; `null` is the same as absent (Kong's rule).
     pub fn node(&self, name: &'a str) -> Option<&'a Node> {
+        self.note(name, || Shape::Any, || ());
+        self.raw(name)
+    }
+
+    fn raw(&self, name: &'a str) -> Option<&'a Node> {
         self.asked.borrow_mut().push(name);
         let (_, node) = self.entries.iter().find(|(k, _)| k.name == name)?;
         (!matches!(node.value, Value::Null)).then_some(node)
@@ -57,6 +90,7 @@ impl<'a> Fields<'a> {
 
     /// Marks a key as known without reading it.
     pub fn skip(&self, name: &'a str) {
+        self.note(name, || Shape::Any, || ());
         self.asked.borrow_mut().push(name);
     }
 
@@ -80,7 +114,10 @@ impl<'a> Fields<'a> {
 
     /// A string.
     pub fn string(&self, name: &'a str) -> Option<String> {
-        let node = self.node(name)?;
+        if let Some(sample) = self.note(name, || Shape::Text, || "/probe".to_owned()) {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         match &node.value {
             Value::Str(s) => Some(s.clone()),
             _ => self.wrong(name, node, "a string"),
@@ -89,7 +126,8 @@ impl<'a> Fields<'a> {
 
     /// A string among which `off` has a meaning; YAML 1.1 reads a bare `off` as false.
     pub fn string_or_off(&self, name: &'a str) -> Option<String> {
-        match self.node(name)?.value {
+        self.note(name, || Shape::Text, || ());
+        match self.raw(name)?.value {
             Value::Bool(false) => Some("off".to_owned()),
             _ => self.string(name),
         }
@@ -103,6 +141,10 @@ impl<'a> Fields<'a> {
 
     /// Reports an absent key.
     pub fn require(&self, name: &str) -> bool {
+        if let Some(probe) = &self.probe {
+            probe.outline.require(name);
+            return probe.eager;
+        }
         let there = self.entries.iter().any(|(k, v)| k.name == name && !matches!(v.value, Value::Null));
         if !there {
             self.report.error(self.place, format!("{} lacks the required field `{name}`", self.what));
@@ -112,7 +154,10 @@ impl<'a> Fields<'a> {
 
     /// A boolean.
     pub fn boolean(&self, name: &'a str) -> Option<bool> {
-        let node = self.node(name)?;
+        if let Some(sample) = self.note(name, || Shape::Boolean, || true) {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         match node.value {
             Value::Bool(b) => Some(b),
             _ => self.wrong(name, node, "true or false"),
@@ -121,7 +166,12 @@ impl<'a> Fields<'a> {
 
     /// An integer within `range`.
     pub fn integer(&self, name: &'a str, range: RangeInclusive<i64>) -> Option<i64> {
-        let node = self.node(name)?;
+        if let Some(sample) =
+            self.note(name, || Shape::Integer(range.clone()), || 1.clamp(*range.start(), *range.end()))
+        {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         let expected = || format!("an integer from {} to {}", range.start(), range.end());
         match node.value {
             Value::Int(i) if range.contains(&i) => Some(i),
@@ -133,7 +183,12 @@ impl<'a> Fields<'a> {
 
     /// A number within `range`.
     pub fn number(&self, name: &'a str, range: RangeInclusive<f64>) -> Option<f64> {
-        let node = self.node(name)?;
+        if let Some(sample) =
+            self.note(name, || Shape::Number(range.clone()), || 1_f64.clamp(*range.start(), *range.end()))
+        {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         let value = match node.value {
             Value::Int(i) => i as f64,
             Value::Float(f) => f,
@@ -147,7 +202,11 @@ impl<'a> Fields<'a> {
 
     /// One of the named choices.
     pub fn choice<T: Copy>(&self, name: &'a str, choices: &[(&str, T)]) -> Option<T> {
-        let node = self.node(name)?;
+        let words = || Shape::OneOf(choices.iter().map(|(n, _)| (*n).to_owned()).collect());
+        if let Some(sample) = self.note(name, words, || choices.first().map(|(_, value)| *value)) {
+            return sample;
+        }
+        let node = self.raw(name)?;
         let names: Vec<&str> = choices.iter().map(|(n, _)| *n).collect();
         if let Value::Str(s) = &node.value {
             if let Some((_, value)) = choices.iter().find(|(n, _)| n == s) {
@@ -161,7 +220,10 @@ impl<'a> Fields<'a> {
 
     /// A list; a single value is refused, as Kong does.
     pub fn list(&self, name: &'a str) -> Option<&'a [Node]> {
-        let node = self.node(name)?;
+        if let Some(sample) = self.note(name, || Shape::List, || [].as_slice()) {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         match &node.value {
             Value::Seq(items) => Some(items),
             // An empty map is how Lua tools write an empty list.
@@ -172,6 +234,9 @@ impl<'a> Fields<'a> {
 
     /// A list of strings with their places.
     pub fn strings(&self, name: &'a str) -> Option<Vec<(Place, String)>> {
+        if let Some(sample) = self.note(name, || Shape::Texts, Vec::new) {
+            return Some(sample);
+        }
         let items = self.list(name)?;
         let mut strings = Vec::with_capacity(items.len());
         for item in items {
@@ -187,13 +252,18 @@ impl<'a> Fields<'a> {
 
     /// A nested mapping.
     pub fn fields(&self, name: &'a str) -> Option<Fields<'a>> {
-        let node = self.node(name)?;
-        Fields::of(node, name, self.report)
+        if let Some(probe) = &self.probe {
+            return Some(Self::probe(probe.outline.nested(name), probe.eager, name, self.report));
+        }
+        Fields::of(self.raw(name)?, name, self.report)
     }
 
     /// A duration: seconds as a number, or a string such as `250ms`, `10s`, `5m`, `1h`.
     pub fn duration(&self, name: &'a str) -> Option<std::time::Duration> {
-        let node = self.node(name)?;
+        if let Some(sample) = self.note(name, || Shape::Duration, || std::time::Duration::from_secs(1)) {
+            return Some(sample);
+        }
+        let node = self.raw(name)?;
         let parsed = match &node.value {
             Value::Int(i) => u64::try_from(*i).ok().map(std::time::Duration::from_secs),
             Value::Float(f) => std::time::Duration::try_from_secs_f64(*f).ok(),
@@ -209,6 +279,7 @@ impl<'a> Fields<'a> {
 impl Drop for Fields<'_> {
     fn drop(&mut self) {
         let asked = self.asked.borrow();
+        self.report.remember(self.what, &asked);
         for (key, _) in self.entries {
             if !asked.contains(&key.name.as_str()) {
                 let message = format!("unknown field `{}` in {}", key.name, self.what);

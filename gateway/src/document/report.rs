@@ -1,6 +1,7 @@
 //! Everything that is wrong with a configuration, each with its place. Collecting never stops at the first.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::tree::Place;
@@ -31,19 +32,62 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
-/// The list of problems of one file.
+/// The list of problems of one configuration.
 #[derive(Debug)]
 pub struct Report {
-    file: String,
+    files: Vec<String>,
     allow_unsupported: bool,
     problems: RefCell<Vec<Problem>>,
+    /// For the test that the tables of fields are complete.
+    asked: Option<RefCell<BTreeMap<String, BTreeSet<String>>>>,
 }
 
 impl Report {
     /// An empty report about `file`; with `allow_unsupported`, what is not built is only a warning.
     #[must_use]
     pub fn new(file: &str, allow_unsupported: bool) -> Self {
-        Report { file: file.to_owned(), allow_unsupported, problems: RefCell::default() }
+        Self::of_files(vec![file.to_owned()], allow_unsupported)
+    }
+
+    /// An empty report about several files, in the order in which `Place::file` counts them.
+    #[must_use]
+    pub fn of_files(files: Vec<String>, allow_unsupported: bool) -> Self {
+        Report { files, allow_unsupported, problems: RefCell::default(), asked: None }
+    }
+
+    /// A report that also remembers which keys are asked of which kind of map.
+    #[must_use]
+    pub fn remembering(file: &str) -> Self {
+        Report { asked: Some(RefCell::default()), ..Self::new(file, true) }
+    }
+
+    /// Kinds of maps with the keys that were asked of them; empty unless it remembers.
+    #[must_use]
+    pub fn asked(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.asked.as_ref().map(|asked| asked.borrow().clone()).unwrap_or_default()
+    }
+
+    pub(super) fn remember(&self, what: &str, names: &[&str]) {
+        if let Some(asked) = &self.asked {
+            let mut asked = asked.borrow_mut();
+            asked.entry(what.to_owned()).or_default().extend(names.iter().map(|n| (*n).to_owned()));
+        }
+    }
+
+    /// A place as a terminal makes it clickable.
+    #[must_use]
+    pub fn at(&self, place: Place) -> String {
+        if place.line == 0 {
+            // What no file holds: a variable of the environment.
+            return self.file_of(place).to_owned();
+        }
+        format!("{}:{}:{}", self.file_of(place), place.line, place.column)
+    }
+
+    /// The file in which a place is.
+    #[must_use]
+    pub fn file_of(&self, place: Place) -> &str {
+        self.files.get(usize::from(place.file)).map_or("", String::as_str)
     }
 
     /// Adds an error.
@@ -99,12 +143,6 @@ impl Report {
         problems.sort_by_key(|p| p.place);
         problems
     }
-
-    /// The file that the report is about.
-    #[must_use]
-    pub fn file(&self) -> &str {
-        &self.file
-    }
 }
 
 impl fmt::Display for Report {
@@ -115,7 +153,7 @@ impl fmt::Display for Report {
                 Severity::Unsupported => "error: not yet supported",
                 Severity::Warning => "warning",
             };
-            writeln!(f, "{}:{}:{}: {weight}: {}", self.file, p.place.line, p.place.column, p.message)?;
+            writeln!(f, "{}: {weight}: {}", self.at(p.place), p.message)?;
             if let Some(expected) = &p.expected {
                 writeln!(f, "  expected: {expected}")?;
             }

@@ -1,13 +1,16 @@
 //! A configuration file as a tree of values that know where they stand. YAML and JSON alike; nothing here knows Kong.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// A place in the file, both counted from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in one of the files, line and column counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
+    /// Which file, in the order in which they were given.
+    pub file: u16,
     /// Line, from 1; 0 when the place is not known (a value that no file holds).
     pub line: u32,
     /// Column in characters, from 1.
@@ -75,6 +78,74 @@ impl Node {
         }
     }
 
+    /// The member of a mapping, unless it is `null`.
+    #[must_use]
+    pub fn some(&self, name: &str) -> Option<&Node> {
+        self.member(name).filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    /// The member of a mapping, to be changed.
+    pub fn member_mut(&mut self, name: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Map(entries) => entries.iter_mut().find(|(k, _)| k.name == name).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// The text of a string.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The items of a list; none for anything else.
+    #[must_use]
+    pub fn items(&self) -> &[Node] {
+        match &self.value {
+            Value::Seq(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// The entries of a mapping; none for anything else.
+    #[must_use]
+    pub fn entries(&self) -> &[(Key, Node)] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// Adds a member to a mapping, at its place.
+    pub fn insert(&mut self, name: &str, value: Value) {
+        let place = self.place;
+        if let Value::Map(entries) = &mut self.value {
+            entries.push((Key { place, name: name.to_owned() }, Node { place, value }));
+        }
+    }
+
+    /// Calls `each` for every node, parents first.
+    pub fn walk_mut(&mut self, each: &mut impl FnMut(&mut Node)) {
+        each(self);
+        match &mut self.value {
+            Value::Seq(items) => items.iter_mut().for_each(|item| item.walk_mut(each)),
+            Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| value.walk_mut(each)),
+            _ => {}
+        }
+    }
+
+    fn belongs_to(&mut self, file: u16) {
+        self.walk_mut(&mut |node| {
+            node.place.file = file;
+            if let Value::Map(entries) = &mut node.value {
+                entries.iter_mut().for_each(|(key, _)| key.place.file = file);
+            }
+        });
+    }
+
     /// The same value as JSON, places dropped.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
@@ -91,6 +162,18 @@ impl Node {
     }
 }
 
+/// Reads the text of the file number `file`.
+///
+/// # Errors
+/// See `parse`.
+pub fn parse_file(text: &str, file: u16) -> Result<Node, (Place, String)> {
+    let mut node = parse(text).map_err(|(place, words)| (Place { file, ..place }, words))?;
+    if file != 0 {
+        node.belongs_to(file);
+    }
+    Ok(node)
+}
+
 /// Reads a YAML or JSON text.
 ///
 /// # Errors
@@ -99,9 +182,12 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
     // Sized for 50,000 routes with plugins; the default budget of the library refuses those.
     let budget = serde_saphyr::budget! {
         max_events: 20_000_000,
-        max_nodes: 10_000_000,
-        max_depth: 64,
+        max_nodes: 4_000_000,
+        // Deserialising nests on the stack, which a thread has 2 MiB of; no part of the format is half as deep.
+        max_depth: 32,
         max_total_scalar_bytes: 256 << 20,
+        // Anchors of real files hold a plugin's configuration; beyond this it is a bomb, told before it costs a second.
+        max_recorded_anchor_events: 200_000,
     };
     let options = serde_saphyr::options! {
         budget: budget,
@@ -110,14 +196,15 @@ pub fn parse(text: &str) -> Result<Node, (Place, String)> {
     };
     let text = if text.trim().is_empty() { "{}" } else { text };
     serde_saphyr::from_str_with_options::<Node>(text, options).map_err(|e| {
-        let place = e.location().map_or(Place { line: 1, column: 1 }, place_of);
+        let place = e.location().map_or(Place { file: 0, line: 1, column: 1 }, place_of);
         let words = e.without_snippet().to_string();
         (place, words.lines().next().unwrap_or_default().to_owned())
     })
 }
 
 fn place_of(at: serde_saphyr::Location) -> Place {
-    Place { line: u32::try_from(at.line()).unwrap_or(u32::MAX), column: u32::try_from(at.column()).unwrap_or(u32::MAX) }
+    let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
+    Place { file: 0, line: number(at.line()), column: number(at.column()) }
 }
 
 impl<'de> Deserialize<'de> for Node {
@@ -132,6 +219,9 @@ impl<'de> Deserialize<'de> for Value {
         deserializer.deserialize_any(ValueVisitor)
     }
 }
+
+/// Entries up to which a map is searched from end to end.
+const SMALL_MAP: usize = 32;
 
 struct ValueVisitor;
 
@@ -177,12 +267,26 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
+        // Of a large map by name, so that a hostile one costs no quadratic time.
+        let mut by_name: HashMap<String, usize> = HashMap::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             let value: Node = map.next_value()?;
             let key = Key { place: place_of(key.referenced), name: key.value };
-            match entries.iter_mut().find(|(k, _)| k.name == key.name) {
-                Some(slot) => *slot = (key, value),
-                None => entries.push((key, value)),
+            if entries.len() == SMALL_MAP {
+                by_name = entries.iter().enumerate().map(|(i, (k, _))| (k.name.clone(), i)).collect();
+            }
+            let known = match entries.len() {
+                0..SMALL_MAP => entries.iter().position(|(k, _)| k.name == key.name),
+                _ => by_name.get(&key.name).copied(),
+            };
+            match known {
+                Some(index) => entries[index] = (key, value),
+                None => {
+                    if entries.len() >= SMALL_MAP {
+                        by_name.insert(key.name.clone(), entries.len());
+                    }
+                    entries.push((key, value));
+                }
             }
         }
         Ok(Value::Map(entries))
@@ -198,7 +302,7 @@ mod tests {
         let tree = parse("a: 1\nb:\n  - x: yes\n    y: '2'\n").expect("parses");
         let b = tree.member("b").expect("b");
         let Value::Seq(items) = &b.value else { panic!("list") };
-        assert_eq!(items[0].member("x").expect("x").place, Place { line: 3, column: 8 });
+        assert_eq!(items[0].member("x").expect("x").place, Place { file: 0, line: 3, column: 8 });
         assert!(matches!(items[0].member("y").expect("y").value, Value::Str(_)));
         let json = parse("{\"a\": [1, {\"b\": null}]}").expect("parses");
         assert!(json.member("a").is_some());
@@ -214,6 +318,15 @@ mod tests {
     fn anchors_and_merge_keys_work() {
         let tree = parse("x: &x {a: 1}\ny:\n  <<: *x\n  b: 2\n").expect("parses");
         assert!(tree.member("y").and_then(|y| y.member("a")).is_some());
+    }
+
+    #[test]
+    fn a_large_map_takes_time_in_proportion() {
+        let text: String = (0..100_000).map(|i| format!("k{i}: 1\n")).collect();
+        let begun = std::time::Instant::now();
+        assert!(parse(&text).expect("parses").member("k99999").is_some());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert!(matches!(parse("a: 1\nb: 2\na: 3\n").expect("parses").member("a").expect("a").value, Value::Int(3)));
     }
 
     #[test]

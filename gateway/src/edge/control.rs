@@ -17,19 +17,24 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    attach::{Guard, Kernel, Trouble},
+    attach::{Kernel, Trouble},
     egress::Egress,
     events::Events,
+    hook::Guard,
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
+    pcap::Capture,
     policy::{Mode, Policy},
-    pressure::{self, Pressure, Turn},
+    pressure::Pressure,
     reconcile::Writer,
     report::{Desk, GoodTold, Identity, OffenceTold},
-    sockets,
     tables::{list_troubles, sizes, wanted},
     userspace::{Prefix, Standings},
 };
+use crate::clock::{monotonic_ns, unix_ns};
+
+mod pressed;
+mod succession;
 
 /// Decisions remembered.
 const HISTORY_MAX: usize = 1_000;
@@ -50,6 +55,7 @@ pub(super) enum InForce {
     Userspace,
     /// Some interfaces by the kernel, the rest by the workers.
     Partly,
+    Tc,
     Generic,
     Native,
 }
@@ -60,6 +66,7 @@ impl InForce {
             Self::Off => "off",
             Self::Userspace => "userspace",
             Self::Partly => "partly",
+            Self::Tc => "tc",
             Self::Generic => "generic",
             Self::Native => "native",
         }
@@ -88,12 +95,20 @@ pub(super) struct Control {
     pub decisions: u64,
     pub events: Events,
     ring: Option<RingBuf<MapData>>,
+    /// Where sampled drops are written to.
+    pub capture: Option<Capture>,
     /// Where verdicts must not go.
     spared: Vec<Prefix>,
     /// Addresses that the host itself needs.
     pub vital: Vec<IpNet>,
     ticks: u64,
     seed: [u64; 2],
+    /// Verdicts that an earlier process left.
+    pub inherited: usize,
+    /// The tick at which verdicts are looked for that the earlier process wrote late.
+    strangers_at: Option<u64>,
+    /// Another process has taken the kernel's side over.
+    is_superseded: bool,
 }
 
 impl Control {
@@ -118,10 +133,14 @@ impl Control {
             decisions: 0,
             events: Events::default(),
             ring: None,
+            capture: None,
             spared: Vec::new(),
             vital: Vec::new(),
             ticks: 0,
             seed,
+            inherited: 0,
+            strangers_at: None,
+            is_superseded: false,
         };
         control.apply(policy);
         control
@@ -130,10 +149,10 @@ impl Control {
     /// Puts a policy into force. Verdicts, cells and what the ladder knows are kept.
     pub fn apply(&mut self, mut policy: Policy) {
         // A loaded program's tables cannot be resized.
-        let (held, wanted) = (sizes(&self.policy), sizes(&policy));
-        self.needs_restart = self.kernel.is_some() && held != wanted;
-        if self.needs_restart {
-            (policy.cells, policy.verdicts_max) = (self.policy.cells, self.policy.verdicts_max);
+        let held = self.kernel.as_ref().map(|kernel| (kernel.sizes, self.policy.pin.clone()));
+        self.needs_restart = held.as_ref().is_some_and(|held| *held != (sizes(&policy), policy.pin.clone()));
+        if let Some((sizes, pin)) = held {
+            (policy.cells, policy.verdicts_max, policy.pin) = (sizes.cells, sizes.verdicts, pin);
         }
         if policy.v6_prefix != self.policy.v6_prefix {
             // Sources of another width cannot be told from these.
@@ -142,6 +161,7 @@ impl Control {
         self.policy = policy;
         self.vital = if self.policy.mode == Mode::Off { Vec::new() } else { vital_addresses() };
         self.spared = self.spared();
+        self.open_capture();
         if let Some(ladder) = &self.policy.ladder {
             self.ladder.update(ladder.clone());
         }
@@ -150,6 +170,17 @@ impl Control {
         self.desk.open.store(open, Ordering::Relaxed);
         self.guard();
         self.announce();
+    }
+
+    /// A reload that leaves the file alone goes on with it.
+    fn open_capture(&mut self) {
+        let wanted = self.policy.pcap.as_ref().filter(|_| self.policy.mode != Mode::Off);
+        let is_same = |(path, max): &(std::path::PathBuf, u64)| {
+            self.capture.as_ref().is_some_and(|capture| capture.is_of(path, *max) && capture.failure.is_none())
+        };
+        if wanted.is_none_or(|wanted| !is_same(wanted)) {
+            self.capture = wanted.map(|(path, bytes_max)| Capture::open(path, *bytes_max));
+        }
     }
 
     /// Where verdicts must not go. An IPv6 source is a whole prefix: that the host lives in it too spares the host,
@@ -161,25 +192,29 @@ impl Control {
 
     /// Loads and attaches, or detaches, as the policy says.
     fn guard(&mut self) {
-        let wanted = wanted(&self.policy, &self.vital, self.seed);
+        let mut wanted = wanted(&self.policy, &self.vital, self.seed);
         // An address that the list has no room for could be dropped: then rather no program.
         let is_safe = wanted.never_drop.len() <= LIST_ENTRIES_MAX as usize;
         self.list_troubles = list_troubles(&wanted);
         let wants_kernel = self.policy.mode != Mode::Off && !self.policy.interfaces.is_empty() && is_safe;
-        if !wants_kernel {
+        if self.is_superseded {
+            // The other process is served by the kernel's side now.
+        } else if !wants_kernel {
             self.unload();
         } else if self.kernel.is_none() {
-            self.load();
+            self.load(wanted.settings.v6_mask);
+            // Cells that were taken over are found by the seed that filled them.
+            wanted.settings.seed = self.seed;
         }
         // The program must know its rules before the first packet meets it.
         self.writer.want(wanted);
-        self.writer.beat(crate::clock::monotonic_ns());
+        self.writer.beat(monotonic_ns());
         self.attach();
     }
 
     fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
-            kernel.attach(&self.policy.interfaces, self.policy.allow_generic);
+            kernel.attach(&self.policy);
             self.egress.attach(kernel, self.policy.egress.is_some());
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
@@ -199,34 +234,6 @@ impl Control {
         }
     }
 
-    fn load(&mut self) {
-        match Kernel::load(sizes(&self.policy)) {
-            Ok((mut kernel, maps, ring)) => {
-                match self.policy.gate.as_ref().map(|_| sockets::attach(kernel.object())) {
-                    Some(Ok(link)) => self.sockets = Some(link),
-                    Some(Err(trouble)) => self.sockets_trouble = Some(trouble),
-                    None => {}
-                }
-                self.kernel = Some(kernel);
-                self.ring = Some(ring);
-                self.load_trouble = None;
-                self.writer.adopt(Some(maps));
-            }
-            Err(trouble) => self.load_trouble = Some(trouble),
-        }
-    }
-
-    /// Detaches everything and gives the maps back.
-    pub fn unload(&mut self) {
-        self.kernel = None;
-        self.ring = None;
-        self.load_trouble = None;
-        (self.sockets, self.sockets_trouble) = (None, None);
-        self.egress = Egress::default();
-        self.pressure = Pressure::default();
-        self.writer.adopt(None);
-    }
-
     pub fn in_force(&self) -> InForce {
         if self.policy.mode == Mode::Off {
             return InForce::Off;
@@ -238,6 +245,8 @@ impl Control {
             InForce::Partly
         } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Generic) {
             InForce::Generic
+        } else if kernel.attached.iter().any(|attached| attached.guard == Guard::Tc) {
+            InForce::Tc
         } else {
             InForce::Native
         }
@@ -248,6 +257,11 @@ impl Control {
             .iter()
             .chain(&self.load_trouble)
             .chain(self.kernel.iter().flat_map(|kernel| &kernel.troubles))
+    }
+
+    /// Why nothing is pinned although that was asked for.
+    pub fn pin_trouble(&self) -> Option<&Trouble> {
+        self.kernel.as_ref().and_then(|kernel| kernel.pin_trouble.as_ref())
     }
 
     /// What works, but could work better.
@@ -278,12 +292,18 @@ impl Control {
             );
         }
         for attached in self.kernel.iter().flat_map(|kernel| &kernel.attached) {
-            if attached.guard == Guard::Generic {
-                tracing::warn!(interface = attached.interface, "the edge runs in generic mode, which is slow");
+            if attached.guard != Guard::Native {
+                let (problem, detail) = attached.instead.as_ref().map_or(("", ""), |why| (why.problem, &why.detail));
+                let (interface, hook) = (&attached.interface, attached.guard.name());
+                tracing::warn!(interface, hook, problem, detail, "not native XDP: packets cost more");
             }
         }
+        if let Some(trouble) = self.pin_trouble() {
+            let Trouble { problem, detail, remedy, .. } = trouble;
+            tracing::warn!(problem, detail, remedy, "the edge is not pinned: a restart leaves a gap");
+        }
         if self.needs_restart {
-            tracing::warn!("cells and verdicts_max of the edge change only with a restart");
+            tracing::warn!("cells, verdicts_max, verified_max and pin of the edge change only with a restart");
         }
         tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
     }
@@ -357,8 +377,13 @@ impl Control {
 
     /// Once a second.
     pub fn tick(&mut self, now_ns: u64) {
+        self.give_way();
         self.read_ring();
         self.ticks += 1;
+        if self.strangers_at == Some(self.ticks) {
+            let strangers = self.writer.strangers();
+            self.inherit(strangers);
+        }
         if self.ticks.is_multiple_of(LOOK_EVERY_TICKS) {
             self.look_after_interfaces();
         }
@@ -367,47 +392,17 @@ impl Control {
         self.feel_pressure(now_ns);
     }
 
-    /// The kernel measures SYNs by itself; what it cannot see is added, and its state is made known.
-    fn feel_pressure(&mut self, now_ns: u64) {
-        let Some(gate) = self.policy.gate.clone().filter(|_| self.kernel.is_some()) else { return };
-        let hold_ns = u64::try_from(gate.hold.as_nanos()).unwrap_or(u64::MAX / 4);
-        if let Some(overflows) = pressure::overflows()
-            && self.pressure.count_overflows(overflows, now_ns, hold_ns)
-        {
-            self.writer.press(self.pressure.held_until_ns);
-        }
-        let kernel_until_ns = self.writer.pressure_until_ns();
-        match self.pressure.turn(kernel_until_ns, now_ns) {
-            Turn::Entered => {
-                tracing::warn!(mode = self.policy.mode.name(), "edge under pressure: strangers share one budget");
-                if gate.arm_cookies && self.policy.mode == Mode::Enforce {
-                    self.pressure.arm();
-                }
-            }
-            Turn::Left => {
-                self.pressure.disarm();
-                tracing::info!("edge: the pressure is over");
-            }
-            Turn::None => {}
-        }
-    }
-
-    /// A worker accepted a connection, where no program of the kernel tells of it.
-    pub fn hear_arrival(&mut self, source: Source, now_ns: u64) {
-        self.writer.verify(source, now_ns);
-    }
-
-    /// Whether the kernel itself tells who completed a handshake.
-    pub fn hears_sockets(&self) -> bool {
-        self.sockets.is_some()
-    }
-
     /// The kernel sends a hundred samples a second, and the ring holds five times as many: nobody need be woken.
     fn read_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
+        // From the monotonic clock's time to the one on the wall.
+        let ahead_ns = unix_ns().saturating_sub(monotonic_ns());
         for _ in 0..SAMPLES_AT_ONCE {
             let Some(item) = ring.next() else { return };
-            self.events.take(&item);
+            let Some((sample, head)) = self.events.take(&item) else { continue };
+            if let Some(capture) = &mut self.capture {
+                capture.write(sample, head, ahead_ns.saturating_add(sample.at_ns));
+            }
         }
     }
 

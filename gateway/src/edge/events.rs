@@ -30,9 +30,10 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Takes one item of the ring buffer; what is not an event is left out.
-    pub fn take(&mut self, item: &[u8]) {
-        let Some(sample) = read(item) else { return };
+    /// Takes one item of the ring buffer and gives it back with the frame's first bytes; what is not an event is left
+    /// out.
+    pub fn take<'a>(&mut self, item: &'a [u8]) -> Option<(&Sample, &'a [u8])> {
+        let sample = read(item)?;
         self.seen += 1;
         tracing::debug!(
             source = %sample.ip,
@@ -46,12 +47,19 @@ impl Events {
             self.kept.pop_front();
         }
         self.kept.push_back(sample);
+        Some((self.kept.back()?, head(item)))
     }
 
     /// The latest first.
     pub fn latest(&self) -> impl Iterator<Item = &Sample> {
         self.kept.iter().rev()
     }
+}
+
+fn head(item: &[u8]) -> &[u8] {
+    let from = core::mem::offset_of!(Event, head);
+    let count = item.get(core::mem::offset_of!(Event, head_bytes)).copied().map_or(0, usize::from);
+    item.get(from..from + count.min(EVENT_HEAD_BYTES)).unwrap_or_default()
 }
 
 /// Field by field, so that no bytes are taken for a value unseen.
@@ -118,9 +126,10 @@ mod tests {
         for _ in 0..KEPT_MAX + 3 {
             events.take(&item(Reason::Drop as u32));
         }
-        events.take(&item(10_000));
-        events.take(b"short");
-        assert_eq!(events.seen, KEPT_MAX as u64 + 3);
+        assert!(events.take(&item(10_000)).is_none());
+        assert!(events.take(b"short").is_none());
+        assert_eq!(events.take(&item(Reason::Drop as u32)).unwrap().1.len(), 42);
+        assert_eq!(events.seen, KEPT_MAX as u64 + 4);
         assert_eq!(events.latest().count(), KEPT_MAX);
         let sample = events.latest().next().unwrap();
         assert_eq!(sample.ip, IpAddr::from([192, 0, 2, 7]));

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Metric, Policy, Reporter, Standings,
+    Identity, Metric, Policy, Reporter, Standings,
     control::Control,
     metrics,
     report::{self, Desk, Inbox, OffenceTold},
@@ -109,6 +109,12 @@ impl Edge {
         status::why(&self.control(), ip, monotonic_ns())
     }
 
+    /// What is known of the addresses at which one of these identities was seen lately.
+    #[must_use]
+    pub fn why_identity(&self, identities: &[Identity]) -> serde_json::Value {
+        status::why_identity(&self.control(), identities, monotonic_ns())
+    }
+
     /// The edge's metrics.
     #[must_use]
     pub fn metrics(&self) -> Vec<Metric> {
@@ -143,9 +149,7 @@ impl Edge {
     }
 
     fn stop(&self) {
-        let mut control = self.control();
-        let policy = Policy { mode: super::Mode::Off, ..control.policy.clone() };
-        control.apply(policy);
+        self.control().stop();
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

@@ -187,6 +187,11 @@ impl Ladder {
         self.policy = policy;
     }
 
+    /// Decisions up to this number are another process's.
+    pub fn number_after(&mut self, last: u64) {
+        self.next_id = self.next_id.max(last.saturating_add(1));
+    }
+
     pub fn watched(&self) -> usize {
         self.watch.len()
     }
@@ -247,6 +252,14 @@ impl Ladder {
         let (cause, kind) = (told.cause.clone(), told.kind);
         let draft = Draft { source: told.source, flow, cause, kind, strikes, held, now_ns };
         Some(draft.decide(&mut self.next_id, entry))
+    }
+
+    /// Sources at which one of these identities was seen.
+    pub fn sources_of(&self, identities: &[Identity]) -> Vec<Source> {
+        let is_there = |entry: &Entry| {
+            identities.iter().any(|identity| entry.offender == Some(*identity) || entry.neighbours.has_seen(*identity))
+        };
+        self.watch.iter().filter(|(_, entry)| is_there(entry)).map(|(source, _)| source).collect()
     }
 
     pub fn known(&self, source: Source, now_ns: u64) -> Option<Known> {

@@ -1,6 +1,8 @@
 //! The kernel's maps by their types. It carries single operations out and must not decide which; only `reconcile` calls
 //! what writes.
 
+use std::net::Ipv6Addr;
+
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
@@ -8,14 +10,25 @@ use aya::{
 use gateway_common::{
     Address, Source,
     map::{
-        Counter, Cut, Flow, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Settings, Standing, Verdict, Verified,
-        listener_bit, name,
+        Counter, Cut, Flow, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Settings, Standing, Verdict,
+        Verified, listener_bit, name,
     },
     packet::{TCP, UDP},
 };
 use ipnet::IpNet;
 
 use super::userspace::prefix_bits;
+
+/// What maps hold that an earlier process wrote.
+pub(super) struct Held {
+    pub settings: Settings,
+    pub ports: Vec<u16>,
+    pub never_drop: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+    pub verdicts: Vec<(Source, Verdict)>,
+    pub cuts: Vec<(Flow, Cut)>,
+    pub raised: Vec<(Source, Standing)>,
+}
 
 /// `gateway_common::map::Pressure`, read as words: its first is `until_ns`.
 type PressureWords = [u64; size_of::<gateway_common::map::Pressure>() / 8];
@@ -177,6 +190,41 @@ impl Maps {
         self.counters.iter().map(|cpus| cpus.map(sum).unwrap_or_default()).collect()
     }
 
+    /// Everything that user space wrote.
+    pub fn held(&self) -> Result<Held, MapError> {
+        Ok(Held {
+            settings: self.settings.get(&0, 0)?,
+            ports: self.ports()?,
+            never_drop: self.never_drop.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
+            deny: self.deny.keys().map(|key| key.map(|key| net(&key))).collect::<Result<_, _>>()?,
+            verdicts: self.verdicts()?,
+            cuts: self.cuts()?,
+            raised: self.raised()?,
+        })
+    }
+
+    pub fn verdicts(&self) -> Result<Vec<(Source, Verdict)>, MapError> {
+        self.verdicts.iter().collect()
+    }
+
+    pub fn cuts(&self) -> Result<Vec<(Flow, Cut)>, MapError> {
+        self.flows.iter().collect()
+    }
+
+    pub fn raised(&self) -> Result<Vec<(Source, Standing)>, MapError> {
+        self.standings.iter().collect()
+    }
+
+    /// Both protocols of a port are protected together.
+    fn ports(&self) -> Result<Vec<u16>, MapError> {
+        let mut ports = Vec::new();
+        for index in 0..LISTENERS_WORDS / 2 {
+            let word = self.listeners.get(&index, 0)?;
+            ports.extend((0..64).filter(|bit| word >> bit & 1 != 0).map(|bit| (index * 64 + bit) as u16));
+        }
+        Ok(ports)
+    }
+
     fn list(&mut self, list: List) -> &mut LpmTrie<MapData, [u8; 16], u32> {
         match list {
             List::NeverDrop => &mut self.never_drop,
@@ -193,11 +241,35 @@ fn key(net: &IpNet) -> Key<[u8; 16]> {
     Key::new(u32::from(prefix_bits(net)), Address::from(net.network()).octets())
 }
 
+/// The other way.
+fn net(key: &Key<[u8; 16]>) -> IpNet {
+    let (octets, bits) = (key.data(), key.prefix_len());
+    let v6 = Ipv6Addr::from(octets);
+    match v6.to_ipv4_mapped().filter(|_| bits >= 96) {
+        Some(v4) => IpNet::new(v4.into(), (bits - 96) as u8),
+        None => IpNet::new(v6.into(), bits as u8),
+    }
+    .unwrap_or_else(|_too_long| IpNet::from(std::net::IpAddr::from(v6)))
+}
+
 /// Removing what is not there is no failure.
 fn present(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_reads_back_as_it_was_written() {
+        for text in ["10.0.0.0/8", "192.0.2.7/32", "0.0.0.0/0", "2001:db8::/32", "::/0", "fe80::1/128"] {
+            let prefix: IpNet = text.parse().unwrap();
+            assert_eq!(net(&key(&prefix)), prefix);
+        }
     }
 }

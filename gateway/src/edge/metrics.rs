@@ -75,7 +75,7 @@ fn figures(control: &Control, out: &mut Vec<Metric>) {
         out.push(Metric { name, help, labels, value });
     };
     let in_force = control.in_force();
-    for mode in [InForce::Off, InForce::Userspace, InForce::Partly, InForce::Generic, InForce::Native] {
+    for mode in [InForce::Off, InForce::Userspace, InForce::Partly, InForce::Tc, InForce::Generic, InForce::Native] {
         let value = f64::from(u8::from(mode == in_force));
         put("gateway_edge_in_force", "Who carries the edge's decisions out", &[("mode", mode.name())], value);
     }

@@ -4,15 +4,20 @@
 
 mod attach;
 mod control;
+pub mod doctor;
 mod egress;
 mod events;
 mod handle;
+mod hook;
 mod host;
 mod ladder;
 mod link;
 mod maps;
 mod metrics;
 mod neighbours;
+mod netlink;
+mod pcap;
+mod pins;
 mod policy;
 mod pressure;
 mod reconcile;
@@ -23,9 +28,9 @@ mod tables;
 mod userspace;
 mod watch;
 
-pub use gateway_common::Reason;
+pub use gateway_common::{Reason, map::LIST_ENTRIES_MAX};
 pub use handle::Edge;
 pub use metrics::Metric;
-pub use policy::{Ceilings, EgressPolicy, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+pub use policy::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 pub use report::{Cause, Identity, Offence, OffenceKind, Peer, Reporter};
 pub use userspace::{Admission, Standing, Standings};

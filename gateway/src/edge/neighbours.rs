@@ -90,6 +90,10 @@ impl Default for Neighbours {
 }
 
 impl Neighbours {
+    pub fn has_seen(&self, identity: Identity) -> bool {
+        self.seen.iter().flatten().any(|seen| seen.identity == identity)
+    }
+
     pub fn good(&mut self, now_ns: u64, window_ns: u64, identity: Identity, count: u32) {
         let slot = self.slot(now_ns, window_ns, identity);
         if let Some(seen) = &mut self.seen[slot] {

@@ -1,6 +1,6 @@
 //! What the configuration wants of the edge, as plain values. It must not know how any of it is carried out.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use gateway_common::{
     Ceiling,
@@ -61,6 +61,16 @@ pub struct Ceilings {
     pub connections: Option<Rate>,
 }
 
+/// What to do where XDP cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fallback {
+    /// The same judgement at TC ingress.
+    #[default]
+    Tc,
+    /// The workers judge connections.
+    None,
+}
+
 /// Everything that the edge is asked to do.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Policy {
@@ -70,6 +80,14 @@ pub struct Policy {
     pub interfaces: Vec<String>,
     /// Whether the slow generic mode is acceptable where the driver has no native one.
     pub allow_generic: bool,
+    /// What to do where XDP cannot be had.
+    pub fallback: Fallback,
+    /// Folder on a bpffs in which links and maps outlive the process; none means that they die with it.
+    pub pin: Option<PathBuf>,
+    /// Whether what is pinned stays after a clean stop, for the next start.
+    pub keep: bool,
+    /// A file that takes the sampled drops, and its greatest size in bytes; there may be two of that size.
+    pub pcap: Option<(PathBuf, u64)>,
     /// Whether the kernel keeps its verdicts when the control plane stops beating.
     pub hold: bool,
     /// Bits of an IPv6 address that make one source, 48–64.
@@ -106,6 +124,10 @@ impl Default for Policy {
             mode: Mode::Off,
             interfaces: Vec::new(),
             allow_generic: false,
+            fallback: Fallback::default(),
+            pin: None,
+            keep: false,
+            pcap: None,
             hold: false,
             v6_prefix: gateway_common::source::V6_PREFIX,
             never_drop: Vec::new(),

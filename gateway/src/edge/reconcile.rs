@@ -13,7 +13,7 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    maps::{List, Maps},
+    maps::{Held, List, Maps},
     userspace::{Prefix, Rules, Standings},
 };
 
@@ -94,18 +94,55 @@ impl Writer {
         }
     }
 
-    /// Takes another kernel's maps, or none; the new ones are empty.
-    pub fn adopt(&mut self, kernel: Option<Maps>) {
+    /// Takes another kernel's maps, or none; the new ones are empty unless `held` says what is in them.
+    pub fn adopt(&mut self, kernel: Option<Maps>, held: Option<Held>) {
         self.kernel = kernel;
         self.settings = None;
         self.applied.clear();
         // A standing is earned again within seconds; a cut connection is closed by its worker.
         self.raised.clear();
         (self.ports, self.never_drop, self.deny) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(held) = held {
+            (self.ports, self.never_drop, self.deny) = (held.ports, held.never_drop, held.deny);
+            self.applied = held.verdicts.into_iter().collect();
+            // Each until it expires.
+            self.cuts.extend(held.cuts);
+            self.raised = held.raised.into_iter().collect();
+        }
         if self.standings.is_killed() {
             // The switch outlives a reload.
             self.kill(true);
         }
+    }
+
+    /// Takes verdicts for its own that another process left in the maps; whatever else is there is removed with the next
+    /// sweep.
+    pub fn inherit(&mut self, now_ns: u64, verdicts: impl IntoIterator<Item = (Source, Verdict)>) -> usize {
+        let before = self.desired.len();
+        for (source, verdict) in verdicts {
+            if verdict.expiry_ns > now_ns && !self.desired.contains_key(&source) {
+                self.standings.put(source, verdict);
+                self.desired.insert(source, verdict);
+            }
+        }
+        self.desired.len() - before
+    }
+
+    /// Verdicts in the maps that this process did not write: the one that it succeeds may have been late.
+    pub fn strangers(&mut self) -> Vec<(Source, Verdict)> {
+        let Some(Ok(mut found)) = self.kernel.as_ref().map(Maps::verdicts) else { return Vec::new() };
+        found.retain(|(source, _)| !self.applied.contains_key(source));
+        self.applied.extend(found.iter().copied());
+        // What nobody knows would stay in the maps for ever.
+        if let Some(kernel) = &self.kernel {
+            for (flow, cut) in kernel.cuts().into_iter().flatten() {
+                self.cuts.entry(flow).or_insert(cut);
+            }
+            for (source, standing) in kernel.raised().into_iter().flatten() {
+                self.raised.entry(source).or_insert(standing);
+            }
+        }
+        found
     }
 
     pub fn kernel(&self) -> Option<&Maps> {

@@ -14,6 +14,7 @@ use super::{
     control::Control,
     events::{Sample, is_of},
     ladder::Decision,
+    report::Identity,
     userspace::Prefix,
 };
 use crate::clock::unix_ns;
@@ -29,8 +30,10 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
     let policy = &control.policy;
     let kernel = control.kernel.as_ref();
     let attached = kernel.map(|kernel| {
-        let one =
-            |attached: &super::attach::Attached| json!({"name": attached.interface, "mode": attached.guard.name()});
+        let one = |attached: &super::attach::Attached| {
+            let instead = attached.instead.as_ref().map(trouble);
+            json!({"name": attached.interface, "mode": attached.guard.name(), "why_not_native": instead})
+        };
         kernel.attached.iter().map(one).collect::<Vec<_>>()
     });
     json!({
@@ -44,6 +47,13 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "needs_restart": control.needs_restart,
         },
         "interfaces": { "wanted": policy.interfaces, "attached": attached.unwrap_or_default() },
+        "pins": {
+            "wanted": policy.pin,
+            "in_force": kernel.and_then(super::attach::Kernel::pinned),
+            "why": control.pin_trouble().map(trouble),
+            "stay_after_a_stop": policy.keep || policy.hold,
+            "verdicts_inherited": control.inherited,
+        },
         "ports": policy.ports,
         "cells": super::tables::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
@@ -64,6 +74,12 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         },
         "decisions": control.history.iter().rev().take(SHOWN_MAX).map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().take(SHOWN_MAX).map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+        "pcap": control.capture.as_ref().map(|capture| json!({
+            "file": capture.path(),
+            "bytes": capture.bytes,
+            "packets": capture.packets,
+            "failure": capture.failure,
+        })),
         "map_failures": { "count": control.writer.failures, "last": control.writer.last_failure },
     })
 }
@@ -75,6 +91,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
     let desired = control.writer.desired().get(&source).filter(|verdict| verdict.expiry_ns > now_ns);
     let applied = control.writer.applied().get(&source);
     let cause = desired.and_then(|verdict| control.history.iter().rev().find(|one| one.id == verdict.decision));
+    let is_inherited = desired.is_some() && cause.is_none();
     let on = |nets: &[ipnet::IpNet]| nets.iter().any(|net| Prefix::new(net).holds(Address::from(ip)));
     let of_source = |one: &&Sample| is_of(one, source, policy.v6_prefix);
     json!({
@@ -90,6 +107,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
             .map(|sent| json!({ "bytes": sent.bytes, "packets": sent.packets })),
         "ceilings_raised_until": control.writer.raised().get(&source).map(|one| clock.text(one.expiry_ns)),
         "cause": cause.map(|one| decision(one, &clock)),
+        "inherited": is_inherited,
         "lists": {
             "never_drop": on(&policy.never_drop),
             "trusted": on(&policy.trusted),
@@ -145,6 +163,15 @@ fn pressure(control: &Control, clock: &Clock) -> Value {
         },
         "lost_arrivals": control.standings.lost_arrivals.load(Ordering::Relaxed),
     })
+}
+
+/// What is known of every source at which one of these identities was seen.
+pub(super) fn why_identity(control: &Control, identities: &[Identity], now_ns: u64) -> Value {
+    let mut sources = control.ladder.sources_of(identities);
+    // Whoever stands under a verdict first.
+    sources.sort_by_key(|source| std::cmp::Reverse(control.writer.desired().get(source).map(|verdict| verdict.rung)));
+    let shown = sources.iter().take(SHOWN_OF_ONE_MAX).map(|source| why(control, source.ip(), now_ns));
+    json!({ "sources": sources.len(), "shown": shown.collect::<Vec<_>>() })
 }
 
 fn standing(control: &Control, source: Source, now_ns: u64, clock: &Clock) -> Value {

@@ -29,7 +29,7 @@ pub(super) fn sizes(policy: &Policy) -> Sizes {
     const LRU_MIN: u32 = 64;
     Sizes {
         cells: cells(policy.cells),
-        verdicts: policy.verdicts_max,
+        verdicts: policy.verdicts_max.max(1),
         verified: policy.gate.as_ref().map_or(LRU_MIN, |gate| gate.verified_max.max(LRU_MIN)),
         egress: policy.egress.as_ref().map_or(LRU_MIN, |egress| egress.sources_max.max(LRU_MIN)),
     }

@@ -34,6 +34,10 @@ impl<T: Default> Watch<T> {
         self.nodes.len()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (Source, &T)> {
+        self.nodes.iter().map(|node| (node.source, &node.value))
+    }
+
     pub fn peek(&self, source: Source) -> Option<&T> {
         self.places.get(&source).map(|&place| &self.nodes[place as usize].value)
     }

@@ -43,6 +43,17 @@ pub struct ApiKey {
     pub consumer: ConsumerIndex,
 }
 
+/// Kong's `basicauth_credentials` entity; the password itself is not kept.
+#[derive(Debug)]
+pub struct BasicCredential {
+    /// UUID.
+    pub id: String,
+    /// Whose credential it is.
+    pub consumer: ConsumerIndex,
+    /// SHA-1 of the password followed by the consumer's id: the form in which Kong's files hold it.
+    pub password: [u8; 20],
+}
+
 /// A `jwt_secrets` algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -116,6 +127,7 @@ pub struct Identities {
     pub consumers: Vec<Consumer>,
     by_name: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
+    basic: HashMap<String, BasicCredential>,
     jwt: HashMap<String, JwtCredential>,
 }
 
@@ -138,9 +150,21 @@ impl Identities {
         index
     }
 
+    /// Ids of a consumer's credentials.
+    pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<&str> {
+        let keys = self.keys.values().filter(|key| key.consumer == consumer).map(|key| key.id.as_str());
+        let secrets = self.jwt.values().map(|known| &known.secret);
+        keys.chain(secrets.filter(|secret| secret.consumer == consumer).map(|secret| secret.id.as_str())).collect()
+    }
+
     /// Adds an API key; false when the key exists already.
     pub fn add_key(&mut self, key: &str, credential: ApiKey) -> bool {
         self.keys.insert(digest(key.as_bytes()), Arc::new(credential)).is_none()
+    }
+
+    /// Adds a credential for basic authentication; false when the user name exists already.
+    pub fn add_basic(&mut self, username: &str, credential: BasicCredential) -> bool {
+        self.basic.insert(username.to_owned(), credential).is_none()
     }
 
     /// Adds a JWT credential; false when its key exists already. One whose key `verifier::verifier` refuses never verifies.
@@ -168,6 +192,24 @@ impl Identities {
         self.keys.get(&digest(key))
     }
 
+    /// Whether basic authentication knows the user name.
+    #[must_use]
+    pub fn has_basic(&self, username: &str) -> bool {
+        self.basic.contains_key(username)
+    }
+
+    /// The credential of a user name and password. An unknown name costs the same digest and comparison as a known one.
+    #[must_use]
+    pub fn basic(&self, username: &str, password: &[u8]) -> Option<&BasicCredential> {
+        use subtle::ConstantTimeEq;
+        let known = self.basic.get(username);
+        let consumer = known.and_then(|credential| self.consumer(credential.consumer));
+        let given = password_digest(password, consumer.map_or("", |consumer| consumer.id.as_str()));
+        let expected = known.map_or([0; 20], |credential| credential.password);
+        let same = bool::from(given.ct_eq(&expected));
+        known.filter(|_| same && consumer.is_some())
+    }
+
     /// The JWT credential whose key is `key`.
     #[must_use]
     pub fn jwt(&self, key: &str) -> Option<&Arc<JwtSecret>> {
@@ -179,6 +221,17 @@ impl Identities {
     pub fn jwt_with_verifier(&self, key: &str) -> Option<(&JwtSecret, Option<&Verifier>)> {
         self.jwt.get(key).map(|c| (&*c.secret, c.verifier.as_ref()))
     }
+}
+
+/// SHA-1 of a password and the id of its consumer, Kong's form of stored passwords.
+#[must_use]
+pub fn password_digest(password: impl AsRef<[u8]>, consumer_id: &str) -> [u8; 20] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(password.as_ref());
+    context.update(consumer_id.as_bytes());
+    let mut out = [0; 20];
+    out.copy_from_slice(context.finish().as_ref());
+    out
 }
 
 /// SHA-256.

@@ -93,19 +93,45 @@ pub struct Usage {
 const COUNTERS_MAX: usize = 1 << 20;
 const OVERFLOW_CELLS: usize = 1 << 12;
 
+/// A counter's word: the number of its window above, the requests counted in it below.
+fn parts(word: u64) -> (u32, u64) {
+    ((word >> 32) as u32, word & 0xffff_ffff)
+}
+
+/// The window and count that a request of `window` finds. A request that took its time to come belongs to a window that is
+/// over: it counts in the one that runs, or else it would empty it.
+fn found(word: u64, window: u32) -> (u32, u64) {
+    match parts(word) {
+        (stored, used) if stored >= window => (stored, used),
+        _ => (window, 0),
+    }
+}
+
 /// All counters of the process. They outlive a reload.
 pub struct Windows {
     counters: HashMap<(u64, Period), Arc<AtomicU64>>,
+    counters_max: usize,
+    /// As many cells for each period: two periods in one cell would empty each other's windows.
     overflow: Vec<AtomicU64>,
 }
 
 impl Default for Windows {
     fn default() -> Self {
-        Windows { counters: HashMap::new(), overflow: (0..OVERFLOW_CELLS).map(|_| AtomicU64::new(0)).collect() }
+        Self::bounded(COUNTERS_MAX)
     }
 }
 
 impl Windows {
+    fn bounded(counters_max: usize) -> Self {
+        let cells = OVERFLOW_CELLS * Period::ALL.len();
+        let overflow = (0..cells).map(|_| AtomicU64::new(0)).collect();
+        Windows { counters: HashMap::new(), counters_max, overflow }
+    }
+
+    fn shared_cell(&self, key: u64, period: Period) -> &AtomicU64 {
+        &self.overflow[period as usize * OVERFLOW_CELLS + key as usize % OVERFLOW_CELLS]
+    }
+
     /// Counts one request of `key` against `limit` in the window of `unix_s`; a request over the limit is not counted.
     ///
     /// `key` is a 64-bit hash of limit and identity, keyed at random by the caller so that nobody can aim at a collision.
@@ -114,12 +140,12 @@ impl Windows {
         let reset_s = next.saturating_sub(unix_s).max(1);
         self.with_cell(key, period, |cell| {
             let counted = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                let used = if (word >> 32) as u32 == window { word & 0xffff_ffff } else { 0 };
+                let (window, used) = found(word, window);
                 (used < limit.min(u64::from(u32::MAX))).then_some(u64::from(window) << 32 | (used + 1))
             });
             match counted {
                 Ok(before) => {
-                    let used = if (before >> 32) as u32 == window { before & 0xffff_ffff } else { 0 };
+                    let (_, used) = found(before, window);
                     Usage { admitted: true, remaining: limit.saturating_sub(used + 1), reset_s }
                 }
                 Err(_) => Usage { admitted: false, remaining: 0, reset_s },
@@ -132,7 +158,7 @@ impl Windows {
         let (window, _) = period.window(unix_s);
         self.with_cell(key, period, |cell| {
             let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                ((word >> 32) as u32 == window && word & 0xffff_ffff > 0).then(|| word - 1)
+                (parts(word).0 >= window && parts(word).1 > 0).then(|| word - 1)
             });
         });
     }
@@ -144,10 +170,10 @@ impl Windows {
         let pin = self.counters.pin();
         let word = match pin.get(&(key, period)) {
             Some(cell) => cell.load(Ordering::Relaxed),
-            None if pin.len() >= COUNTERS_MAX => self.overflow[key as usize % OVERFLOW_CELLS].load(Ordering::Relaxed),
+            None if pin.len() >= self.counters_max => self.shared_cell(key, period).load(Ordering::Relaxed),
             None => 0,
         };
-        let used = if (word >> 32) as u32 == window { word & 0xffff_ffff } else { 0 };
+        let (_, used) = found(word, window);
         let remaining = limit.saturating_sub(used);
         Usage { admitted: remaining > 0, remaining, reset_s: next.saturating_sub(unix_s).max(1) }
     }
@@ -157,17 +183,29 @@ impl Windows {
         if let Some(cell) = pin.get(&(key, period)) {
             return act(cell);
         }
-        if pin.len() >= COUNTERS_MAX {
-            return act(&self.overflow[key as usize % OVERFLOW_CELLS]);
+        if pin.len() >= self.counters_max {
+            return act(self.shared_cell(key, period));
         }
         act(pin.get_or_insert_with((key, period), || Arc::new(AtomicU64::new(0))))
     }
 
-    /// Forgets the counters of past windows; the control plane calls it now and then.
+    /// Forgets the counters of past windows; the control plane calls it now and then. Those of windows to come go too:
+    /// the clock was set back, and nobody must wait until it is there again.
     pub fn sweep(&self, unix_s: u64) {
-        self.counters
-            .pin()
-            .retain(|(_, period), cell| (cell.load(Ordering::Relaxed) >> 32) as u32 >= period.window(unix_s).0);
+        let live = |period: Period, word: u64| {
+            let now = period.window(unix_s).0;
+            // A worker's clock may be a tick ahead.
+            (now..=now + 1).contains(&parts(word).0)
+        };
+        self.counters.pin().retain(|(_, period), cell| live(*period, cell.load(Ordering::Relaxed)));
+        for (i, cell) in self.overflow.iter().enumerate() {
+            let (_, period) = Period::ALL[i / OVERFLOW_CELLS];
+            let word = cell.load(Ordering::Relaxed);
+            if word != 0 && !live(period, word) {
+                // A request that came in between keeps its count.
+                let _ = cell.compare_exchange(word, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Number of live counters.
@@ -221,6 +259,42 @@ mod tests {
             threads.into_iter().map(|t| t.join().expect("no panic")).sum()
         });
         assert_eq!(admitted, 5000);
+    }
+
+    #[test]
+    fn a_late_request_counts_in_the_window_that_runs() {
+        let windows = Windows::default();
+        let count = |unix_s| windows.count(7, Period::Second, 2, unix_s).admitted;
+        assert!(count(100) && count(100) && !count(100));
+        assert!(!count(99), "it finds the counter full");
+        assert!(!count(100), "and has not emptied it");
+        windows.uncount(7, Period::Second, 99);
+        assert_eq!(windows.look(7, Period::Second, 2, 99).remaining, 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_locks_nobody_out() {
+        let windows = Windows::bounded(1);
+        for key in 1..=2 {
+            assert!(windows.count(key, Period::Minute, 1, 60_000).admitted);
+            assert!(!windows.count(key, Period::Minute, 1, 600).admitted);
+        }
+        windows.sweep(600);
+        assert!(windows.count(1, Period::Minute, 1, 600).admitted && windows.count(2, Period::Minute, 1, 600).admitted);
+    }
+
+    #[test]
+    fn limits_hold_for_those_who_share_a_cell() {
+        let windows = Windows::bounded(1);
+        windows.count(1, Period::Day, 9, 1000);
+        let admitted = (0..10)
+            .filter(|_| {
+                let second = windows.count(2, Period::Second, 5, 1000).admitted;
+                second && windows.count(2, Period::Minute, 5, 1000).admitted
+            })
+            .count();
+        assert_eq!(admitted, 5);
+        assert_eq!(windows.len(), 1);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One client connection: TLS if asked, then HTTP/1.1 or HTTP/2 as the client offers.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -8,13 +7,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -22,14 +21,17 @@ use super::registry::{Entry, Order, Registered, Registry};
 use super::watched::Watched;
 use crate::clock;
 use crate::proxy::exchange::Client;
+use crate::proxy::line::{Lines, Severable};
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
+use crate::proxy::reply::Refusal;
+use crate::proxy::report;
 use crate::proxy::worker::Worker;
 
-/// Bytes of a request's head at most; hyper answers 431 beyond it.
+/// The first bytes of HTTP/2's preface.
+const PREFACE: &[u8] = b"PRI";
+/// Bytes of a request's head at most; hyper answers 431 beyond it, and beyond its own 100 fields.
 const HEAD_MAX: usize = 64 * 1024;
-/// Header fields of a request at most.
-const FIELDS_MAX: usize = 128;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool, registry: Rc<Registry>) {
@@ -41,8 +43,10 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let presence = Presence::new(clock::monotonic_ns());
     let registered = registry.add(&presence);
     if !tls {
-        let Some(Ok(h2)) = unless_cut(&registered.entry, offers_h2(&tcp)).await else { return };
-        return http(worker, client, None, tcp, h2, &registered).await;
+        let mut tcp = tcp;
+        let Some(Ok(early)) = unless_cut(&registered.entry, first_bytes(&mut tcp)).await else { return };
+        let h2 = early == PREFACE;
+        return http(worker, client, None, (early, tcp), h2, &registered).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
     let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
@@ -50,7 +54,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, stream, h2, &registered).await;
+    http(worker, client, sni, (Bytes::new(), stream), h2, &registered).await;
 }
 
 /// What comes before HTTP, ended when the registry asks anything: there is nothing in flight to finish.
@@ -63,27 +67,33 @@ async fn unless_cut<T>(entry: &Entry, before: impl Future<Output = T>) -> Option
     .await
 }
 
-/// Whether a plain connection begins with HTTP/2's preface (RFC 9113 §3.3). No method of HTTP/1 begins with `PRI`.
-async fn offers_h2(tcp: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; 3];
-    loop {
-        tcp.readable().await?;
-        match tcp.peek(&mut first).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n if n == first.len() => return Ok(&first == b"PRI"),
-            n if !b"PRI".starts_with(&first[..n]) => return Ok(false),
-            // The rest of three bytes is under way, or the client plays: the caller's limit ends it.
-            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+/// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
+/// of HTTP/1 begins with `PRI`.
+async fn first_bytes(tcp: &mut TcpStream) -> io::Result<Bytes> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        if tcp.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+    Ok(first.freeze())
 }
 
-async fn http<S>(worker: Rc<Worker>, client: Client, sni: Option<Rc<str>>, stream: S, h2: bool, registered: &Registered)
-where
+async fn http<S>(
+    worker: Rc<Worker>,
+    client: Client,
+    sni: Option<Rc<str>>,
+    (early, stream): (Bytes, S),
+    h2: bool,
+    registered: &Registered,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let presence = &registered.entry.presence;
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(presence)));
+    if h2 {
+        presence.multiplex();
+    }
+    let io = TokioIo::new(Watched::new(early, stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
@@ -92,12 +102,11 @@ where
             let (started_ns, serving) = presence.enter();
             let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
             let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving };
-            let worker = Rc::clone(&worker);
-            async move { Ok::<_, Infallible>(path::serve(worker, origin, request).await) }
+            path::serve(Rc::clone(&worker), origin, request)
         })
     };
     if h2 {
-        let connection = http2::Builder::new(OnThisThread)
+        let connection = http2::Builder::new(OnThisThread(Rc::clone(&registered.lines)))
             .max_concurrent_streams(100)
             .initial_stream_window_size(64 * 1024)
             .initial_connection_window_size(1024 * 1024)
@@ -107,21 +116,51 @@ where
             .max_send_buf_size(64 * 1024)
             .serve_connection(io, service);
         let connection = pin!(connection);
-        drive(connection, http2::Connection::graceful_shutdown, &registered.entry).await;
+        let finish = http2::Connection::graceful_shutdown;
+        ended(&worker, client, drive(connection, finish, &registered.entry).await);
     } else {
         let connection = http1::Builder::new()
             .max_buf_size(HEAD_MAX)
-            .max_headers(FIELDS_MAX)
             .header_read_timeout(None)
             .serve_connection(io, service)
             .with_upgrades();
         let connection = pin!(connection);
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &registered.entry).await;
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        ended(&worker, client, drive(connection, finish, &registered.entry).await);
     }
 }
 
-/// Polls a connection until it ends, or the registry cuts it.
-async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>), entry: &Entry) {
+/// Counts what ended a connection before its time. What hyper's parser refused never became a request: it is told to the
+/// edge here.
+fn ended(worker: &Worker, client: Client, end: Option<hyper::Result<()>>) {
+    let Some(Err(error)) = end else { return };
+    worker.count_ended(fault(&error));
+    if error.is_parse_too_large() {
+        report::unparsed(worker, client, Refusal::HeadersTooLarge);
+    } else if error.is_parse() {
+        report::unparsed(worker, client, Refusal::BadRequest);
+    }
+}
+
+/// The word for what ended a connection before its time.
+fn fault(error: &hyper::Error) -> &'static str {
+    if error.is_parse_too_large() {
+        "head_too_large"
+    } else if error.is_parse() {
+        "syntax"
+    } else if error.is_incomplete_message() {
+        "incomplete"
+    } else {
+        "broken"
+    }
+}
+
+/// Polls a connection until it ends, or the registry cuts it; then there is nothing to return.
+async fn drive<C: Future>(
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+    entry: &Entry,
+) -> Option<C::Output> {
     let mut finishing = false;
     std::future::poll_fn(|cx| {
         match entry.order(cx.waker()) {
@@ -131,22 +170,22 @@ async fn drive<C: Future>(mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut 
                 finishing = true;
                 finish(connection.as_mut());
             }
-            Order::Cut => return Poll::Ready(()),
+            Order::Cut => return Poll::Ready(None),
         }
-        connection.as_mut().poll(cx).map(|_| ())
+        connection.as_mut().poll(cx).map(Some)
     })
-    .await;
+    .await
 }
 
-/// Runs hyper's streams on the worker's own thread.
-#[derive(Clone, Copy)]
-struct OnThisThread;
+/// Runs hyper's streams on the worker's own thread, each as one that can be cut alone.
+#[derive(Clone)]
+struct OnThisThread(Rc<Lines>);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread
 where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        tokio::task::spawn_local(Severable::new(future, &self.0));
     }
 }

@@ -3,8 +3,9 @@
 mod connection;
 mod registry;
 mod socket;
+mod stream;
 mod watched;
 mod worker;
 
-pub use socket::{Bound, bind};
+pub use socket::{Bound, Port, bind};
 pub use worker::{Command, Thread, spawn};

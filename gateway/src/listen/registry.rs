@@ -8,8 +8,8 @@ use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
-use crate::config::settings::Timeouts;
-use crate::proxy::presence::{Finding, Presence};
+use crate::proxy::line::Lines;
+use crate::proxy::presence::{Finding, Patience, Presence};
 
 /// What is asked of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +40,13 @@ impl Entry {
         self.order.get()
     }
 
-    fn ask(&self, order: Order) {
-        if self.order.replace(order) != order
-            && let Some(waker) = &*self.waker.borrow()
-        {
+    /// True when that is new.
+    fn ask(&self, order: Order) -> bool {
+        let new = self.order.replace(order) != order;
+        if new && let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+        new
     }
 }
 
@@ -55,6 +56,8 @@ pub struct Registry {
     entries: RefCell<FxHashMap<u64, Rc<Entry>>>,
     next: Cell<u64>,
     finishing: Cell<bool>,
+    /// Streams of HTTP/2.
+    pub lines: Rc<Lines>,
 }
 
 /// Keeps a connection in the registry as long as it lives.
@@ -63,6 +66,8 @@ pub struct Registered {
     id: u64,
     /// The connection's entry.
     pub entry: Rc<Entry>,
+    /// Where its streams are listed.
+    pub lines: Rc<Lines>,
 }
 
 impl Drop for Registered {
@@ -81,15 +86,25 @@ impl Registry {
         let entry =
             Rc::new(Entry { presence: Arc::clone(presence), order: Cell::new(order), waker: RefCell::default() });
         self.entries.borrow_mut().insert(id, Rc::clone(&entry));
-        Registered { registry: Rc::clone(self), id, entry }
+        Registered { registry: Rc::clone(self), id, entry, lines: Rc::clone(&self.lines) }
     }
 
-    /// Cuts the connections that have had their time.
-    pub fn sweep(&self, now_ns: u64, timeouts: Timeouts) {
+    /// Lets the connections go that have been quiet for long, and cuts those that have had their time. `tell` hears the
+    /// reason of each cut.
+    pub fn sweep(&self, now_ns: u64, patience: &Patience, mut tell: impl FnMut(&'static str)) {
         for entry in self.entries.borrow().values() {
-            if entry.presence.judge(now_ns, timeouts.header, timeouts.idle) == Finding::Overdue {
-                entry.ask(Order::Cut);
+            match entry.presence.judge(now_ns, patience) {
+                Finding::Fine => {}
+                Finding::Quiet => drop(entry.ask(Order::Finish)),
+                Finding::Overdue(reason) => {
+                    if entry.ask(Order::Cut) {
+                        tell(reason);
+                    }
+                }
             }
+        }
+        for _ in 0..self.lines.sweep(now_ns, patience.write) {
+            tell("stream_write");
         }
     }
 
@@ -97,7 +112,7 @@ impl Registry {
     pub fn finish(&self) {
         if !self.finishing.replace(true) {
             for entry in self.entries.borrow().values() {
-                entry.ask(Order::Finish);
+                let _ = entry.ask(Order::Finish);
             }
         }
     }

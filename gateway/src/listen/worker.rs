@@ -1,6 +1,6 @@
 //! A worker thread: its own runtime, its own sockets, its own everything. Commands come from the control plane.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,11 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::connection;
 use super::registry::Registry;
+use super::socket::Port;
+use super::stream;
 use crate::clock;
 use crate::config::Snapshot;
 use crate::drain::Drained;
 use crate::edge::Admission;
-use crate::proxy::worker::Worker;
+use crate::limits::Level;
+use crate::proxy::presence::Patience;
+use crate::proxy::worker::{Seat, Worker};
 use crate::telemetry::metrics;
 
 /// What the control plane asks of a worker.
@@ -39,13 +43,16 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long it waits when descriptors have run out, so that a full table does not spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Starts worker `id` on its sockets, each with whether it speaks TLS. `make` builds the worker on its own thread.
+/// How often it says so.
+const TELL_AGAIN_NS: u64 = 1_000_000_000;
+
+/// Starts worker `id` on its sockets, each with what is spoken on it. `make` builds the worker on its own thread.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub fn spawn(
     id: usize,
-    sockets: Vec<(TcpListener, bool)>,
+    sockets: Vec<(TcpListener, Port)>,
     drained: Drained,
     make: impl FnOnce() -> Worker + Send + 'static,
 ) -> std::io::Result<Thread> {
@@ -61,13 +68,13 @@ pub fn spawn(
 
 async fn run(
     worker: Rc<Worker>,
-    sockets: Vec<(TcpListener, bool)>,
+    sockets: Vec<(TcpListener, Port)>,
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
     let registry = Rc::new(Registry::default());
-    for (socket, tls) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, tls, Rc::clone(&registry), drained.clone()));
+    for (socket, port) in sockets {
+        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, Rc::clone(&registry), drained.clone()));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;
@@ -82,8 +89,11 @@ async fn run(
                 worker.renew_wall_clock();
                 worker.flush_log();
                 let now_ns = clock::monotonic_ns();
+                if worker.shared.pressure.level() >= Level::Shed {
+                    stir_allocator();
+                }
                 worker.pool.sweep(now_ns);
-                registry.sweep(now_ns, worker.local().snapshot.settings.timeouts);
+                registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
                 if finishing && worker.connections.get() == 0 {
                     break;
                 }
@@ -97,6 +107,13 @@ async fn run(
     worker.flush_log();
 }
 
+/// The allocator gives freed memory back to the system when it is asked for some, and a worker that sheds asks for
+/// little: without this what was freed would count as used for ever.
+fn stir_allocator() {
+    let blocks: Vec<Vec<u8>> = (12..=22).map(|bits| Vec::with_capacity(1 << bits)).collect();
+    drop(std::hint::black_box(blocks));
+}
+
 fn counted(worker: &Worker) -> metrics::Local {
     let mut local = worker.take_metrics();
     local.connections = worker.connections.get();
@@ -104,11 +121,12 @@ fn counted(worker: &Worker) -> metrics::Local {
     local
 }
 
-async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, registry: Rc<Registry>, mut drained: Drained) {
+async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, registry: Rc<Registry>, mut drained: Drained) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept"),
     };
+    let mut told_ns = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -117,45 +135,68 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, tls: bool, registry: Rc
         };
         match accepted {
             Ok((tcp, peer)) => {
-                if !admitted(&worker, peer.ip()) {
-                    // Closing with a reset keeps nothing in TIME_WAIT for a refused client.
-                    let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
-                    continue;
-                }
-                let guard = Open::new(&worker);
-                let registry = Rc::clone(&registry);
+                let seat = match admit(&worker, peer.ip().to_canonical()) {
+                    Ok(seat) => seat,
+                    Err(reason) => {
+                        worker.count_refused(reason);
+                        // Closing with a reset keeps nothing in TIME_WAIT for a refused client.
+                        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                        continue;
+                    }
+                };
+                worker.count_accepted();
+                let (worker, registry) = (Rc::clone(&worker), Rc::clone(&registry));
                 tokio::task::spawn_local(async move {
-                    connection::serve(Rc::clone(&guard.0), tcp, peer, tls, registry).await;
+                    if port.stream {
+                        stream::serve(worker, tcp, peer, port).await;
+                    } else {
+                        connection::serve(worker, tcp, peer, port.tls, registry).await;
+                    }
+                    drop(seat);
                 });
             }
             // The peer gave up in between: nothing to wait for.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                worker.count_refused("accept_error");
+                let now_ns = clock::monotonic_ns();
+                if now_ns.saturating_sub(told_ns) >= TELL_AGAIN_NS {
+                    told_ns = now_ns;
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
     }
 }
 
-fn admitted(worker: &Worker, ip: std::net::IpAddr) -> bool {
-    let Some(edge) = &worker.edge else { return true };
-    matches!(edge.standings.admit_connection(ip.to_canonical(), clock::monotonic_ns()), Admission::Admit)
+/// A seat for a connection from `ip`, or why it has none.
+fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
+    if let Some(edge) = &worker.edge
+        && !matches!(edge.standings.admit_connection(ip, clock::monotonic_ns()), Admission::Admit)
+    {
+        return Err("edge");
+    }
+    if worker.shared.pressure.level() >= Level::Shut {
+        return Err("memory");
+    }
+    let local = worker.local();
+    let settings = &local.snapshot.settings;
+    // The kernel spreads connections over the workers, so each holds its share.
+    let share = |limit: u64| limit.div_ceil(settings.workers as u64);
+    if worker.connections.get() >= share(settings.limits.connections) {
+        return Err("connections");
+    }
+    let per_source = share(settings.limits.connections_per_source);
+    if per_source > 0 && worker.seats_of(ip) >= per_source && !settings.trusted.iter().any(|net| net.contains(&ip)) {
+        return Err("connections_per_source");
+    }
+    Ok(Seat::new(worker, ip))
 }
 
-/// An open connection, counted.
-struct Open(Rc<Worker>);
-
-impl Open {
-    fn new(worker: &Rc<Worker>) -> Self {
-        worker.connections.set(worker.connections.get() + 1);
-        worker.count_accepted();
-        Open(Rc::clone(worker))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
-    }
+fn patience(worker: &Worker) -> Patience {
+    let timeouts = worker.local().snapshot.settings.timeouts;
+    let hurry = worker.shared.pressure.level() >= Level::Shut;
+    let timeouts = if hurry { timeouts.hurried() } else { timeouts };
+    Patience { header: timeouts.header, idle: timeouts.idle, write: timeouts.write }
 }

@@ -15,7 +15,14 @@ use crate::telemetry::writer::LogWriter;
 pub fn shared() -> Arc<Shared> {
     let (writer, _) = LogWriter::start().expect("a thread");
     let hash_keys = std::hash::RandomState::new();
-    Arc::new(Shared { windows: Windows::default(), circuits: Default::default(), writer, hash_keys })
+    Arc::new(Shared {
+        windows: Windows::default(),
+        circuits: Default::default(),
+        members: Default::default(),
+        writer,
+        hash_keys,
+        pressure: Default::default(),
+    })
 }
 
 /// Two consumers, `alice` (index 0) and `bob` (index 1).

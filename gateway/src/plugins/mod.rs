@@ -9,6 +9,7 @@ pub mod protocol;
 pub mod traffic;
 pub mod transform;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -35,6 +36,10 @@ impl From<Reply> for Flow {
 
 /// One configured plugin. Every method has a default, so that a plugin writes down only what it does.
 pub trait Plugin: Send + Sync {
+    /// Hides in what will be logged the secrets that this plugin looks for: before any plugin runs, so that nobody who
+    /// answers first leaves them in the open.
+    fn conceal(&self, _exchange: &mut Exchange) {}
+
     /// Bytes of the request body that must be held whole before `on_request`; `None` leaves the body streaming.
     fn body_limit(&self, _exchange: &Exchange) -> Option<usize> {
         None
@@ -43,6 +48,11 @@ pub trait Plugin: Send + Sync {
     /// Before the upstream is asked.
     fn on_request(&self, _exchange: &mut Exchange) -> Flow {
         Flow::Continue
+    }
+
+    /// Whether a connection of a stream route from this address may go on.
+    fn on_connection(&self, _client: IpAddr) -> bool {
+        true
     }
 
     /// Bytes of the response body that must be held whole before `on_response`; a longer body passes unchanged.
@@ -91,8 +101,12 @@ pub struct Shared {
     pub windows: Windows,
     /// Circuit states by service or route.
     pub circuits: crate::upstreams::circuit::Circuits,
+    /// States of upstreams' targets.
+    pub members: crate::upstreams::member::Members,
     /// Writes log files off the request path.
     pub writer: LogWriter,
+    /// How near the process is to its memory limit.
+    pub pressure: crate::limits::Pressure,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }
@@ -130,15 +144,18 @@ pub struct Kind {
 /// Every kind of plugin, in the order in which they run (Kong's PRIORITY, ties by name).
 pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
+    auth::bot_detection::KIND,
     protocol::cors::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
+    auth::basic_auth::KIND,
     auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,
+    traffic::redirect::KIND,
     observe::prometheus::KIND,
     observe::file_log::KIND,
     traffic::request_termination::KIND,

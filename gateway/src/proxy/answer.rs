@@ -15,28 +15,31 @@ use tokio::time::Sleep;
 use super::body::{BodyError, RequestBody};
 use super::flight::Flight;
 use super::h1::{BoxError, ResponseBody};
+use super::line::Line;
 use super::transport::{Berth, Transport};
+use crate::clock;
 
 /// A request body lent to an attempt, so that it is still there for the next one if nothing of it was taken.
 #[derive(Clone)]
-pub struct Lent {
-    body: Option<Rc<RefCell<RequestBody>>>,
+pub struct Lent(Option<Rc<Loan>>);
+
+struct Loan {
+    body: RefCell<RequestBody>,
     /// Bytes that were taken.
-    pub taken: Rc<Cell<u64>>,
+    taken: Cell<u64>,
 }
 
 impl Lent {
     /// Lends a body.
     #[must_use]
-    pub fn new(body: RequestBody, taken: &Rc<Cell<u64>>) -> Self {
-        let body = (!body.is_empty()).then(|| Rc::new(RefCell::new(body)));
-        Lent { body, taken: Rc::clone(taken) }
+    pub fn new(body: RequestBody) -> Self {
+        Lent((!body.is_empty()).then(|| Rc::new(Loan { body: RefCell::new(body), taken: Cell::new(0) })))
     }
 
-    /// Whether nothing was taken of the body, or there is none.
+    /// Bytes that were taken of the body.
     #[must_use]
-    pub fn untouched(&self) -> bool {
-        self.taken.get() == 0
+    pub fn taken(&self) -> u64 {
+        self.0.as_ref().map_or(0, |loan| loan.taken.get())
     }
 }
 
@@ -45,21 +48,21 @@ impl Body for Lent {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(body) = &self.body else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *body.borrow_mut()).poll_frame(cx));
+        let Some(loan) = &self.0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *loan.body.borrow_mut()).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(1, Bytes::len);
-            self.taken.set(self.taken.get() + bytes as u64);
+            loan.taken.set(loan.taken.get() + bytes as u64);
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|b| b.borrow().is_end_stream())
+        self.0.as_ref().is_none_or(|loan| loan.body.borrow().is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), |b| b.borrow().size_hint())
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |loan| loan.body.borrow().size_hint())
     }
 }
 
@@ -83,6 +86,8 @@ pub struct AnswerBody {
     source: Source,
     idle_max: Duration,
     idle: Option<Pin<Box<Sleep>>>,
+    /// The stream that carries it, where one connection carries many.
+    line: Option<Rc<Line>>,
     flight: Box<Flight>,
 }
 
@@ -90,7 +95,7 @@ impl AnswerBody {
     /// A body that ends `flight`.
     #[must_use]
     pub fn new(source: Source, idle_max: Duration, flight: Box<Flight>) -> Self {
-        AnswerBody { source, idle_max, idle: None, flight }
+        AnswerBody { source, idle_max, idle: None, line: Line::current(), flight }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -124,8 +129,16 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        if let Some(line) = &this.line {
+            line.taken();
+        }
         match this.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(line) = &this.line
+                    && !frame.data_ref().is_none_or(Bytes::is_empty)
+                {
+                    line.offer(clock::monotonic_ns());
+                }
                 this.idle = None;
                 this.flight.sent_bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
                 Poll::Ready(Some(Ok(frame)))

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,18 +16,20 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::answer::{Lent, Source};
-use super::body::BodyError;
-use super::exchange::{Outcome, Response};
+use super::body::{BodyError, Turn};
+use super::exchange::{Exchange, Outcome, Response};
 use super::flight::Flight;
 use super::forward::Border;
 use super::h1::{self, Failure, RequestHead, Side};
 use super::path::Answered;
+use super::placement::Placement;
 use super::reply::{Refusal, Reply};
-use super::transport::{self, Endpoint};
+use super::transport::{self, Berth, Endpoint, Transport};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::snapshot::{Service, Target};
 use crate::telemetry::record::Try;
+use crate::upstreams::health::Sign;
 
 /// Why an attempt gave nothing.
 struct Missed {
@@ -41,22 +43,26 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     let local = Rc::clone(&flight.local);
     let service_index = service;
     let service = &local.snapshot.services[service];
-    let taken = Rc::new(Cell::new(flight.taken_bytes));
-    let already = taken.get();
-    taken.set(0);
-    let body = Lent::new(std::mem::take(&mut flight.exchange.body), &taken);
+    let already = flight.taken_bytes;
+    let turn = flight.exchange.body.turn();
+    let body = Lent::new(std::mem::take(&mut flight.exchange.body));
     let mut now_ns = clock::monotonic_ns();
     flight.asked_ns = Some(now_ns);
     let mut missed = Missed { refusal: Refusal::NoTarget, again: false };
+    let mut placement = Placement::new(&mut flight.exchange, service, &local.snapshot.identities);
     for _ in 0..=service.retries {
-        let Some(target) = next_target(flight, service_index, service) else {
+        let Some(target) = placement.next(flight, service_index, service, now_ns) else {
             missed.refusal = Refusal::NoTarget;
             break;
         };
-        let asked = Asked { service, stripped, upgrade, now_ns };
-        match try_target(flight, &asked, &target, body.clone()).await {
+        let asked = Asked { service, stripped, upgrade, now_ns, turn: turn.as_deref() };
+        match try_target(flight, &asked, target, body.clone()).await {
             Ok(answered) => {
-                flight.taken_bytes = already + taken.get();
+                if service.group.is_some() {
+                    let answered_ns = clock::monotonic_ns();
+                    placement.witness(answered.sign(), Some(answered_ns.saturating_sub(now_ns)), answered_ns);
+                }
+                flight.taken_bytes = already + body.taken();
                 return Ok(answered);
             }
             Err(miss) => {
@@ -64,14 +70,17 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
                     attempt.failed = true;
                 }
                 missed = miss;
+                if let Some(sign) = sign(missed.refusal) {
+                    placement.witness(sign, None, now_ns);
+                }
                 now_ns = clock::monotonic_ns();
             }
         }
-        if !missed.again || !body.untouched() {
+        if !missed.again || body.taken() > 0 {
             break;
         }
     }
-    flight.taken_bytes = already + taken.get();
+    flight.taken_bytes = already + body.taken();
     let outcome = match missed.refusal {
         Refusal::UpstreamTimeout | Refusal::UpstreamConnectTimeout => Outcome::TimedOut,
         Refusal::BodyTooLarge | Refusal::BadRequest | Refusal::RequestTimeout => Outcome::Abandoned,
@@ -81,12 +90,15 @@ pub async fn send(flight: &mut Flight, service: usize, stripped: usize, upgrade:
     Err(Box::new(missed.refusal.reply()))
 }
 
-fn next_target(flight: &Flight, id: usize, service: &Service) -> Option<Target> {
-    let chosen = match service.targets.as_slice() {
-        [only] if only.weight > 0 => only,
-        targets => &targets[flight.worker.turns.next(id, targets.iter().map(|t| t.weight))?],
-    };
-    Some(chosen.clone())
+/// What a failure says of the target, if anything.
+fn sign(refusal: Refusal) -> Option<Sign> {
+    match refusal {
+        Refusal::UpstreamTimeout | Refusal::UpstreamConnectTimeout => Some(Sign::Timeout),
+        Refusal::UpstreamConnect | Refusal::UpstreamClosed | Refusal::UpstreamInvalid | Refusal::NameResolution => {
+            Some(Sign::TcpFailure)
+        }
+        _ => None,
+    }
 }
 
 /// What stays the same whichever target is tried.
@@ -95,6 +107,23 @@ struct Asked<'a> {
     stripped: usize,
     upgrade: bool,
     now_ns: u64,
+    /// Whose turn it is with a streamed body.
+    turn: Option<&'a Cell<Turn>>,
+}
+
+impl Asked<'_> {
+    fn turn(&self) -> Turn {
+        self.turn.map_or(Turn::Ended, Cell::get)
+    }
+
+    /// How long nothing may happen while it is somebody's turn.
+    fn limit(&self, turn: Turn, client: Duration) -> Duration {
+        match turn {
+            Turn::Client => client,
+            Turn::Taker => self.service.write_timeout,
+            Turn::Ended => self.service.read_timeout,
+        }
+    }
 }
 
 async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, body: Lent) -> Result<Answered, Missed> {
@@ -114,26 +143,46 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         // Boxed, as what follows only now and then: it would make every request's future larger.
         None => Box::pin(connect(flight, service, &endpoint)).await?,
     };
+    let method = flight.exchange.upstream_method.as_ref().unwrap_or(&flight.exchange.request.method);
+    let idempotent = is_idempotent(method);
+    let exchange = pin!(begin(flight, asked, target, connection, body.clone(), berth));
+    // The body itself keeps the time between two pieces.
+    let client_max = flight.local.snapshot.settings.timeouts.request;
+    match within(&flight.worker, asked, client_max, &body, exchange).await {
+        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
+        Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
+        Some(Err(failure)) => Err(missed(&failure, idempotent)),
+        // A client that stalls says nothing about the upstream.
+        None if asked.turn() == Turn::Client => Err(Missed { refusal: Refusal::RequestTimeout, again: false }),
+        None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
+    }
+}
+
+/// Writes the request's head. Not part of the future above: what it needs on the way would make that larger.
+fn begin(
+    flight: &Flight,
+    asked: &Asked<'_>,
+    target: &Target,
+    connection: h1::Connection<Transport>,
+    body: Lent,
+    berth: Berth,
+) -> h1::Exchange<Transport, Lent, Berth> {
     let ex = &flight.exchange;
     let path = match &ex.query {
         Some(query) => &[ex.upstream_path.as_str(), "?", query].concat(),
         None => &ex.upstream_path,
     };
-    let preserved;
     let host = if let Some(host) = &ex.upstream_host {
         host.as_bytes()
     } else if flight.matched().is_some_and(|r| r.preserve_host) && !ex.host.is_empty() {
-        preserved = ex.request.headers.get(http::header::HOST).map_or_else(
-            || ex.request.uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default(),
-            |h| String::from_utf8_lossy(h.as_bytes()).into_owned(),
-        );
-        preserved.as_bytes()
+        given_host(ex)
     } else {
         target.host_header.as_bytes()
     };
     let method = ex.upstream_method.as_ref().unwrap_or(&ex.request.method);
     let websocket = HeaderValue::from_static("websocket");
-    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default());
+    let marks = flight.local.snapshot.settings.marks;
+    let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default(), marks);
     let head = RequestHead {
         method,
         target: path,
@@ -144,24 +193,16 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
         trailers: border.takes_trailers(),
         upgrade: asked.upgrade.then_some(&websocket),
     };
-    let idempotent = is_idempotent(method);
-    let taken = Rc::clone(&body.taken);
-    // What is waited for is the upstream's answer once the client's body is with it.
-    let limit = if body.is_end_stream() { service.read_timeout } else { service.write_timeout };
-    let exchange = connection.exchange(&head, body, berth);
-    match within(&flight.worker, limit, now_ns, &taken, exchange).await {
-        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
-        Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
-        Some(Err(failure)) => Err(missed(&failure, idempotent)),
-        None => Err(Missed { refusal: Refusal::UpstreamTimeout, again: idempotent }),
-    }
+    connection.exchange(&head, body, berth)
 }
 
-async fn connect(
-    flight: &Flight,
-    service: &Service,
-    endpoint: &Endpoint,
-) -> Result<h1::Connection<transport::Transport>, Missed> {
+/// The host that routed the request, as the client spelt it: the target's authority goes before the field (RFC 9112 §3.2.2).
+fn given_host(exchange: &Exchange) -> &[u8] {
+    let field = || exchange.request.headers.get(http::header::HOST).map(HeaderValue::as_bytes);
+    exchange.request.uri.authority().map(|a| a.as_str().as_bytes()).or_else(field).unwrap_or_default()
+}
+
+async fn connect(flight: &Flight, service: &Service, endpoint: &Endpoint) -> Result<h1::Connection<Transport>, Missed> {
     let opening = transport::connect(endpoint, &flight.worker.tls);
     match tokio::time::timeout(service.connect_timeout, opening).await {
         Ok(Ok(connection)) => Ok(connection),
@@ -170,26 +211,32 @@ async fn connect(
     }
 }
 
-/// Waits for `future` as long as the client's body makes progress, else at most `limit`.
+/// Waits for `future` as long as the client's body makes progress, else as long as whoever is to move next may take.
 async fn within<T>(
     worker: &Worker,
-    limit: Duration,
-    now_ns: u64,
-    taken: &Cell<u64>,
-    future: impl Future<Output = T>,
+    asked: &Asked<'_>,
+    client_max: Duration,
+    body: &Lent,
+    mut future: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    let mut timer = worker.timers.set(now_ns, limit);
-    let mut before = taken.get();
+    let mut turn = asked.turn();
+    let mut limit = asked.limit(turn, client_max);
+    let mut timer = worker.timers.set(asked.now_ns, limit);
+    let mut before = body.taken();
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(value));
         }
+        if turn != asked.turn() {
+            turn = asked.turn();
+            limit = asked.limit(turn, client_max);
+            timer.reset(clock::monotonic_ns(), limit);
+        }
         while Pin::new(&mut timer).poll(cx).is_ready() {
-            if taken.get() == before {
+            if body.taken() == before {
                 return Poll::Ready(None);
             }
-            before = taken.get();
+            before = body.taken();
             timer.reset(clock::monotonic_ns(), limit);
         }
         Poll::Pending
@@ -202,6 +249,7 @@ fn missed(failure: &Failure, idempotent: bool) -> Missed {
     let refusal = match &failure.reason {
         h1::Reason::RequestBody(source) => match source.downcast_ref::<BodyError>() {
             Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
+            Some(BodyError::Slow) => Refusal::RequestTimeout,
             _ => Refusal::BadRequest,
         },
         h1::Reason::RequestUnfit | h1::Reason::RequestLength => Refusal::BadRequest,
@@ -219,30 +267,41 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS)
 }
 
-/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is.
-pub async fn hold_response(source: Source, bytes_max: usize, response: &mut Response) -> Source {
-    let Source::Upstream(mut body) = source else { return source };
+/// Reads the body of a response for the plugins that want it whole; one that is longer goes on as it is. A silence of
+/// `idle_max` ends the wait.
+///
+/// # Errors
+/// The refusal to answer with, when the upstream breaks off or stops: nothing of the response was sent yet.
+pub async fn hold_response(
+    source: Source,
+    bytes_max: usize,
+    idle_max: Duration,
+    response: &mut Response,
+) -> Result<Source, Refusal> {
+    let Source::Upstream(mut body) = source else { return Ok(source) };
     if body.size_hint().lower() > bytes_max as u64 {
-        return Source::Upstream(body);
+        return Ok(Source::Upstream(body));
     }
     let mut held: VecDeque<Bytes> = VecDeque::new();
     let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    loop {
+        let frame = match tokio::time::timeout(idle_max, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => return Err(Refusal::UpstreamClosed),
+            Ok(None) => break,
+            Err(_) => return Err(Refusal::UpstreamTimeout),
+        };
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         held.push_back(data);
         if length > bytes_max {
-            return Source::Resumed(held, body);
+            return Ok(Source::Resumed(held, body));
         }
-    }
-    if !body.is_end_stream() {
-        // The upstream broke off: what there is goes out, and the break after it.
-        return Source::Resumed(held, body);
     }
     let mut whole = Vec::with_capacity(length);
     for data in held {
         whole.extend_from_slice(&data);
     }
     response.body = Some(whole.into());
-    Source::Empty
+    Ok(Source::Empty)
 }

@@ -1,12 +1,20 @@
 //! Bodies: the client's on its way in (streamed, or held whole for a plugin that asked) with its size limit.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::exchange::is_identity;
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +22,47 @@ pub enum BodyError {
     /// More bytes than the configured limit.
     #[error("request body too large")]
     TooLarge,
+    /// There is no room for it.
+    #[error("no room to hold the request body")]
+    NoRoom,
+    /// Nothing came for too long, or the whole takes too long.
+    #[error("request body too slow")]
+    Slow,
     /// The client went away or broke the framing.
     #[error("client: {0}")]
     Client(#[from] hyper::Error),
+}
+
+/// Who has to move next so that a streamed body goes on; whoever is late is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The client: everything that came was taken.
+    Client,
+    /// Whoever takes the body.
+    Taker,
+    /// Nobody: it has ended.
+    Ended,
+}
+
+/// How long a body may take: a timer that is made only when the client lets the gateway wait.
+pub struct Pace {
+    idle: Duration,
+    due: Instant,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    /// `idle` between two pieces, `whole` until the last one.
+    #[must_use]
+    pub fn new(idle: Duration, whole: Duration) -> Self {
+        Pace { idle, due: Instant::now() + whole, waiting: None }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (idle, due) = (self.idle, self.due);
+        let rings = || Box::pin(tokio::time::sleep_until(due.min(Instant::now() + idle)));
+        self.waiting.get_or_insert_with(rings).as_mut().poll(cx)
+    }
 }
 
 /// A request's body.
@@ -33,14 +79,21 @@ pub enum RequestBody {
         incoming: Incoming,
         /// Bytes that may still come; `None` is no limit.
         left: Option<u64>,
+        /// Whose turn it is, also for those who have lent the body out.
+        turn: Rc<Cell<Turn>>,
+        /// The client's time.
+        pace: Pace,
     },
 }
 
 impl RequestBody {
     /// The body of a request as hyper hands it over.
     #[must_use]
-    pub fn of(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Stream { incoming, left: None } }
+    pub fn of(incoming: Incoming, pace: impl FnOnce() -> Pace) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Stream { incoming, left: None, turn: Rc::new(Cell::new(Turn::Taker)), pace: pace() }
     }
 
     /// Allows at most `bytes` from here on; a tighter limit stays.
@@ -56,22 +109,34 @@ impl RequestBody {
         matches!(self, Self::Empty)
     }
 
+    /// Whose turn it is, if the body is streamed.
+    #[must_use]
+    pub fn turn(&self) -> Option<Rc<Cell<Turn>>> {
+        match self {
+            Self::Stream { turn, .. } => Some(Rc::clone(turn)),
+            _ => None,
+        }
+    }
+
     /// Reads the body to its end and holds it, if it has at most `bytes_max`; a longer or unknown-length one beyond the limit
-    /// is an error.
+    /// is an error. `reserve` says whether there is room for so many bytes more.
     ///
     /// # Errors
-    /// `TooLarge`, or the client's failure.
-    pub async fn hold(&mut self, bytes_max: usize) -> Result<(), BodyError> {
-        let Self::Stream { incoming, left } = self else { return Ok(()) };
+    /// `TooLarge`, `NoRoom`, or the client's failure.
+    pub async fn hold(&mut self, bytes_max: usize, reserve: impl Fn(u64) -> bool) -> Result<(), BodyError> {
+        let Self::Stream { incoming, left, .. } = self else { return Ok(()) };
         let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
         if incoming.size_hint().lower() > bytes_max as u64 {
             return Err(BodyError::TooLarge);
         }
         let mut whole = bytes::BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
+        while let Some(frame) = self.frame().await {
             if let Ok(data) = frame?.into_data() {
                 if whole.len() + data.len() > bytes_max {
                     return Err(BodyError::TooLarge);
+                }
+                if !reserve(data.len() as u64) {
+                    return Err(BodyError::NoRoom);
                 }
                 whole.extend_from_slice(&data);
             }
@@ -90,6 +155,19 @@ impl RequestBody {
     }
 }
 
+/// Leaves the trailers that no upstream which merges them into the header could take for the gateway's own word.
+fn keep_trailers(trailers: &mut HeaderMap) {
+    let ours = |name: &HeaderName| {
+        let text = name.as_str();
+        let said = ["x-forwarded-", "x-kong-"].iter().any(|prefix| text.starts_with(prefix));
+        said || is_identity(name) || text.contains('_') || matches!(text, "forwarded" | "proxy" | "via" | "x-real-ip")
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -103,11 +181,21 @@ impl Body for RequestBody {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
             }
-            Self::Stream { incoming, left } => {
-                let frame = match std::task::ready!(Pin::new(incoming).poll_frame(cx)) {
-                    Some(frame) => frame?,
-                    None => return Poll::Ready(None),
+            Self::Stream { incoming, left, turn, pace } => {
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                turn.set(match polled {
+                    Poll::Pending => Turn::Client,
+                    Poll::Ready(Some(_)) if !incoming.is_end_stream() => Turn::Taker,
+                    Poll::Ready(_) => Turn::Ended,
+                });
+                let Poll::Ready(frame) = polled else {
+                    return pace.poll_over(cx).map(|()| Some(Err(BodyError::Slow)));
                 };
+                pace.waiting = None;
+                let Some(mut frame) = frame.transpose()? else { return Poll::Ready(None) };
+                if let Some(trailers) = frame.trailers_mut() {
+                    keep_trailers(trailers);
+                }
                 if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
                     match left.checked_sub(data.len() as u64) {
                         Some(rest) => *left = rest,

@@ -80,6 +80,13 @@ impl RequestId {
     }
 }
 
+/// Whether only the gateway may tell the upstream this: who the caller is.
+#[must_use]
+pub fn is_identity(name: &HeaderName) -> bool {
+    const PREFIXES: [&str; 4] = ["consumer-", "credential-", "authenticated-", "anonymous-"];
+    name.as_str().strip_prefix("x-").is_some_and(|rest| PREFIXES.iter().any(|p| rest.starts_with(p)))
+}
+
 /// Who was recognised.
 #[derive(Clone, Debug)]
 pub struct Authenticated {

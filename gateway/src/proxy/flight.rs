@@ -1,6 +1,7 @@
 //! One request in the air: the exchange, who serves it, and what happened so far. Dropping it ends it: outcome told, record
 //! written, counted. It is dropped when the answer's last byte has left, or when the client went away before.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -14,6 +15,7 @@ use crate::plugins::Plugin;
 use crate::telemetry::access;
 use crate::telemetry::metrics::Sample;
 use crate::telemetry::record::{Record, Try};
+use crate::upstreams::member::Ride;
 
 /// A request in the air.
 pub struct Flight {
@@ -31,7 +33,7 @@ pub struct Flight {
     own: u64,
     outcome_told: bool,
     /// Attempts at the upstream.
-    pub tries: smallvec::SmallVec<[Try; 2]>,
+    pub tries: smallvec::SmallVec<[Try; 1]>,
     /// When the upstream was asked, monotonic nanoseconds.
     pub asked_ns: Option<u64>,
     /// When its head came.
@@ -43,15 +45,21 @@ pub struct Flight {
     /// Why the gateway answered itself.
     pub reason: Option<&'static str>,
     /// Headers sent, kept only when a log plugin wants them.
-    pub sent_headers: Option<HeaderMap>,
+    pub sent_headers: Option<Box<HeaderMap>>,
     /// Body bytes sent to the client.
     pub sent_bytes: u64,
     /// Body bytes taken from the client.
     pub taken_bytes: u64,
+    /// Bytes of the body that are held in memory, counted against the process's room.
+    pub held_bytes: Cell<u64>,
     /// Whether the answer ended before it was complete.
     pub aborted: bool,
-    /// Whether the source is degraded: one request at a time, connection closed after it.
-    pub degraded: bool,
+    /// Whether the source is degraded.
+    pub suspect: bool,
+    /// Whether this request counts as one of the source's turns.
+    pub holds_turn: bool,
+    /// Keeps the target's count of requests until the answer is over.
+    pub ride: Option<Ride>,
     /// The connection is busy as long as this flight lives.
     serving: Serving,
 }
@@ -78,8 +86,11 @@ impl Flight {
             sent_headers: None,
             sent_bytes: 0,
             taken_bytes: 0,
+            held_bytes: Cell::new(0),
             aborted: false,
-            degraded: false,
+            suspect: false,
+            holds_turn: false,
+            ride: None,
             serving,
         }
     }
@@ -163,12 +174,15 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let now_ns = clock::monotonic_ns();
         self.serving.end(now_ns);
+        if self.held_bytes.get() > 0 {
+            self.worker.shared.pressure.release(self.held_bytes.get());
+        }
         self.tell_outcome(Outcome::Abandoned, now_ns);
-        if self.degraded {
+        if self.holds_turn {
             self.worker.leave_degraded(self.exchange.client.ip);
         }
         let empty = HeaderMap::new();
-        let record = self.record(self.sent_headers.as_ref().unwrap_or(&empty), now_ns);
+        let record = self.record(self.sent_headers.as_deref().unwrap_or(&empty), now_ns);
         self.worker.count(&Sample::of(&record, self.chain().metrics));
         if self.local.snapshot.settings.access_log.is_some() {
             self.worker.log_line(|line| access::write(line, &record));

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Response, is_identity};
+use crate::config::marks::Marks;
 
 /// `Via` and `Server` of this gateway.
 pub const PRODUCT: &str = concat!("gateway/", env!("CARGO_PKG_VERSION"));
@@ -22,6 +23,7 @@ static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 static X_UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
 static X_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+static X_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
 static X_RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 
 /// Fields of a request that end here: hop by hop, or spoken by the gateway itself.
@@ -38,6 +40,7 @@ fn ends_here(name: &HeaderName) -> bool {
             | "transfer-encoding"
             | "upgrade"
             | "expect"
+            | "http2-settings"
             | "via"
             | "x-real-ip"
             | "x-kong-request-id"
@@ -94,6 +97,14 @@ pub fn strip_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what a client says of who it is. An authentication plugin does so as well, but not every route has one.
+pub fn strip_identity(headers: &mut HeaderMap) {
+    let names: Names = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
 /// Joins the crumbs of an HTTP/2 cookie (RFC 9113 §8.2.3): HTTP/1 has one field.
 pub fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
@@ -126,6 +137,7 @@ pub struct Border<'a> {
     chain: Cow<'a, str>,
     via: Cow<'a, str>,
     stripped: &'a str,
+    marks: Marks,
 }
 
 /// A field that the gateway adds.
@@ -134,13 +146,14 @@ pub type Added<'a> = SmallVec<[(&'a HeaderName, &'a [u8]); 12]>;
 impl<'a> Border<'a> {
     /// The border for one request. `stripped` is the part of the path that `strip_path` took away.
     #[must_use]
-    pub fn new(exchange: &'a Exchange, stripped: &'a str) -> Self {
+    pub fn new(exchange: &'a Exchange, stripped: &'a str, marks: Marks) -> Self {
         let headers = &exchange.request.headers;
         Border {
             exchange,
             chain: joined(headers, &X_FORWARDED_FOR, &exchange.peer_text),
             via: joined(headers, &VIA, VIA_11),
             stripped,
+            marks,
         }
     }
 
@@ -164,12 +177,14 @@ impl<'a> Border<'a> {
         added.push(tell(&X_FORWARDED_PROTO, if ex.client.tls { "https" } else { "http" }));
         added.push(tell(&X_FORWARDED_HOST, &ex.host));
         added.push(tell(&X_FORWARDED_PORT, &ex.port_text));
-        added.push(tell(&X_FORWARDED_PATH, ex.raw_uri.split('?').next().unwrap_or_default()));
+        added.push(tell(&X_FORWARDED_PATH, ex.request.uri.path()));
         if self.stripped.len() > 1 {
             added.push(tell(&X_FORWARDED_PREFIX, self.stripped));
         }
         added.push((&X_REAL_IP, ex.client_text.as_deref().unwrap_or(&ex.peer_text).as_bytes()));
-        added.push((&X_REQUEST_ID, ex.request_id.as_str().as_bytes()));
+        if self.marks.has(Marks::REQUEST_ID_UPSTREAM) {
+            added.push((&X_REQUEST_ID, ex.request_id.as_str().as_bytes()));
+        }
         added.push((&VIA, self.via.as_bytes()));
         added
     }
@@ -197,18 +212,36 @@ fn joined<'a>(headers: &HeaderMap, name: &HeaderName, own: &'a str) -> Cow<'a, s
 }
 
 /// Marks a proxied answer on its way to the client.
-pub fn mark_proxied(headers: &mut HeaderMap, exchange: &Exchange, upstream_ms: u64, gateway_ms: u64) {
-    headers.append(VIA, HeaderValue::from_static(VIA_11));
-    headers.insert(&X_UPSTREAM_LATENCY, number(upstream_ms));
-    headers.insert(&X_PROXY_LATENCY, number(gateway_ms));
-    headers.insert(&X_REQUEST_ID, id_value(exchange));
+pub fn mark_proxied(response: &mut Response, exchange: &Exchange, marks: Marks, upstream_ms: u64, gateway_ms: u64) {
+    let headers = &mut response.headers;
+    if marks.has(Marks::VIA) {
+        headers.append(VIA, HeaderValue::from_static(VIA_11));
+    }
+    if marks.has(Marks::UPSTREAM_LATENCY) {
+        headers.insert(&X_UPSTREAM_LATENCY, number(upstream_ms));
+    }
+    if marks.has(Marks::PROXY_LATENCY) {
+        headers.insert(&X_PROXY_LATENCY, number(gateway_ms));
+    }
+    if marks.has(Marks::UPSTREAM_STATUS) {
+        headers.insert(&X_UPSTREAM_STATUS, number(u64::from(response.status.as_u16())));
+    }
+    if marks.has(Marks::REQUEST_ID) {
+        headers.insert(&X_REQUEST_ID, id_value(exchange));
+    }
 }
 
 /// Marks an answer of the gateway itself.
-pub fn mark_own(headers: &mut HeaderMap, exchange: &Exchange, gateway_ms: u64) {
-    headers.insert(http::header::SERVER, HeaderValue::from_static(PRODUCT));
-    headers.insert(&X_RESPONSE_LATENCY, number(gateway_ms));
-    headers.insert(&X_REQUEST_ID, id_value(exchange));
+pub fn mark_own(headers: &mut HeaderMap, exchange: &Exchange, marks: Marks, gateway_ms: u64) {
+    if marks.has(Marks::SERVER) {
+        headers.insert(http::header::SERVER, HeaderValue::from_static(PRODUCT));
+    }
+    if marks.has(Marks::RESPONSE_LATENCY) {
+        headers.insert(&X_RESPONSE_LATENCY, number(gateway_ms));
+    }
+    if marks.has(Marks::REQUEST_ID) {
+        headers.insert(&X_REQUEST_ID, id_value(exchange));
+    }
 }
 
 /// A number as a value; the small ones that nearly all latencies are cost no allocation.

@@ -3,11 +3,15 @@
 pub mod answer;
 pub mod attempt;
 pub mod body;
+pub mod carry;
 pub mod exchange;
 pub mod flight;
 pub mod forward;
+pub mod grpc;
 pub mod h1;
+pub mod line;
 pub mod path;
+pub mod placement;
 pub mod presence;
 pub mod reply;
 pub mod report;

@@ -2,7 +2,7 @@
 //! timer a request. Written by the connection's own thread only; atomics because hyper wants `Send`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock;
@@ -15,16 +15,34 @@ pub struct Presence {
     quiet_since: AtomicU64,
     head_since: AtomicU64,
     stalled_since: AtomicU64,
+    /// Many requests at a time, on frames: bytes between requests are not a request's head.
+    multiplexed: AtomicBool,
+}
+
+/// The patience of a connection's timer.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a request's head.
+    pub header: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For a reader that takes nothing.
+    pub write: Duration,
 }
 
 /// What the timer finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Look again after this time.
-    Fine(Duration),
-    /// The connection has had its time.
-    Overdue,
+    /// All is well.
+    Fine,
+    /// No request came for long enough: the connection is to be let go.
+    Quiet,
+    /// The connection has had its time, for this reason.
+    Overdue(&'static str),
 }
+
+/// How long a connection that was asked to go may take.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Presence {
     /// A connection that was just accepted.
@@ -36,12 +54,18 @@ impl Presence {
             quiet_since: AtomicU64::new(now_ns),
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
         })
+    }
+
+    /// The connection speaks HTTP/2.
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Relaxed);
     }
 
     /// Bytes came. The first of a request starts its clock.
     pub fn received(&self) {
-        if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+        if self.in_flight.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed) && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(clock::monotonic_ns(), Relaxed);
         }
     }
@@ -61,34 +85,37 @@ impl Presence {
     pub fn enter(self: &Arc<Self>) -> (u64, Serving) {
         self.in_flight.store(self.in_flight.load(Relaxed) + 1, Relaxed);
         self.served.store(self.served.load(Relaxed) + 1, Relaxed);
-        let began = match self.head_since.swap(0, Relaxed) {
+        let head_since = self.head_since.load(Relaxed);
+        self.head_since.store(0, Relaxed);
+        let began = match head_since {
             0 => clock::monotonic_ns(),
             since => since,
         };
         (began, Serving(Arc::clone(self)))
     }
 
-    /// Whether the connection may stay: `header` for a request's head, `idle` between requests and for a reader that takes
-    /// nothing.
+    /// Whether the connection may stay.
     #[must_use]
-    pub fn judge(&self, now_ns: u64, header: Duration, idle: Duration) -> Finding {
-        let stalled = self.stalled_since.load(Relaxed);
-        let head = self.head_since.load(Relaxed);
-        let (since, limit) = if stalled != 0 {
-            (stalled, idle)
-        } else if self.in_flight.load(Relaxed) > 0 {
-            return Finding::Fine(header.min(idle));
-        } else if head != 0 {
-            (head, header)
-        } else if self.served.load(Relaxed) == 0 {
-            (self.quiet_since.load(Relaxed), header)
-        } else {
-            (self.quiet_since.load(Relaxed), idle)
-        };
-        let spent = Duration::from_nanos(now_ns.saturating_sub(since));
-        match limit.checked_sub(spent) {
-            Some(left) if !left.is_zero() => Finding::Fine(left.min(header.min(idle))),
-            _ => Finding::Overdue,
+    pub fn judge(&self, now_ns: u64, patience: &Patience) -> Finding {
+        let spent = |since: u64| Duration::from_nanos(now_ns.saturating_sub(since));
+        let (stalled, head) = (self.stalled_since.load(Relaxed), self.head_since.load(Relaxed));
+        let quiet = spent(self.quiet_since.load(Relaxed));
+        if stalled != 0 {
+            return if spent(stalled) >= patience.write { Finding::Overdue("write") } else { Finding::Fine };
+        }
+        if self.in_flight.load(Relaxed) > 0 {
+            return Finding::Fine;
+        }
+        if head != 0 {
+            return if spent(head) >= patience.header { Finding::Overdue("header") } else { Finding::Fine };
+        }
+        if self.served.load(Relaxed) == 0 {
+            return if quiet >= patience.header { Finding::Overdue("first_byte") } else { Finding::Fine };
+        }
+        match quiet {
+            quiet if quiet >= patience.idle + FAREWELL => Finding::Overdue("idle"),
+            quiet if quiet >= patience.idle => Finding::Quiet,
+            _ => Finding::Fine,
         }
     }
 }
@@ -115,27 +142,39 @@ impl Drop for Serving {
 mod tests {
     use super::*;
 
-    const H: Duration = Duration::from_secs(10);
-    const I: Duration = Duration::from_secs(60);
+    const P: Patience =
+        Patience { header: Duration::from_secs(10), idle: Duration::from_secs(60), write: Duration::from_secs(30) };
     const S: u64 = 1_000_000_000;
 
     #[test]
     fn a_silent_connection_has_the_header_time_then_the_idle_time() {
         let p = Presence::new(100 * S);
-        assert_eq!(p.judge(105 * S, H, I), Finding::Fine(Duration::from_secs(5)));
-        assert_eq!(p.judge(110 * S, H, I), Finding::Overdue);
+        assert_eq!(p.judge(109 * S, &P), Finding::Fine);
+        assert_eq!(p.judge(110 * S, &P), Finding::Overdue("first_byte"));
         p.enter().1.end(100 * S);
-        assert_eq!(p.judge(159 * S, H, I), Finding::Fine(Duration::from_secs(1)));
-        assert_eq!(p.judge(160 * S, H, I), Finding::Overdue);
+        assert_eq!(p.judge(159 * S, &P), Finding::Fine);
+        assert_eq!(p.judge(160 * S, &P), Finding::Quiet);
+        assert_eq!(p.judge(162 * S, &P), Finding::Overdue("idle"));
+    }
+
+    #[test]
+    fn frames_between_requests_are_no_head() {
+        let p = Presence::new(100 * S);
+        p.multiplex();
+        p.enter().1.end(100 * S);
+        p.received();
+        assert_eq!(p.judge(159 * S, &P), Finding::Fine);
+        assert_eq!(p.judge(160 * S, &P), Finding::Quiet);
     }
 
     #[test]
     fn a_request_in_flight_is_nobodys_fault_unless_the_reader_stalls() {
         let p = Presence::new(0);
         let (_, serving) = p.enter();
-        assert!(matches!(p.judge(1_000 * S, H, I), Finding::Fine(_)));
+        assert_eq!(p.judge(1_000 * S, &P), Finding::Fine);
         p.stalled_since.store(1_000 * S, Relaxed);
-        assert_eq!(p.judge(1_061 * S, H, I), Finding::Overdue);
+        assert_eq!(p.judge(1_029 * S, &P), Finding::Fine);
+        assert_eq!(p.judge(1_030 * S, &P), Finding::Overdue("write"));
         drop(serving);
     }
 
@@ -145,6 +184,6 @@ mod tests {
         drop(p.enter());
         p.head_since.store(100 * S, Relaxed);
         p.received();
-        assert_eq!(p.judge(111 * S, H, I), Finding::Overdue);
+        assert_eq!(p.judge(111 * S, &P), Finding::Overdue("header"));
     }
 }

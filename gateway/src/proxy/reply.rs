@@ -1,6 +1,8 @@
 //! Answers that the gateway gives itself. Everything else in the house says *why* (a `Refusal`, or a plugin's `Reply`);
 //! this file alone turns it into a status, headers and a body, in Kong's two forms.
 
+pub mod form;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -8,6 +10,8 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde_json::json;
 use smallvec::SmallVec;
+
+use self::form::{Style, Words};
 
 /// An answer of the gateway itself, not yet rendered.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub struct Reply {
 pub enum Text {
     /// Kong's templated error: the content type follows the request's `Accept`, the request id is part of it.
     Templated(Cow<'static, str>),
+    /// The same for a failure of the proxy itself, whose content type follows more than `Accept`.
+    Failure(Cow<'static, str>),
     /// Kong's compact form: this JSON on one line, whatever `Accept` says.
     Compact(serde_json::Value),
     /// These bytes as they are.
@@ -168,7 +174,22 @@ impl Refusal {
     pub fn reply(self) -> Reply {
         let (word, status, message) = self.row();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Reply::templated(word, status, message)
+        let reply = Reply::templated(word, status, message);
+        if self.is_failure() { Reply { text: Text::Failure(message.into()), ..reply } } else { reply }
+    }
+
+    /// Whether Kong's own server answers it, and no plugin or router.
+    fn is_failure(self) -> bool {
+        !matches!(
+            self,
+            Self::NoRoute
+                | Self::HttpsRequired
+                | Self::NoService
+                | Self::NoTarget
+                | Self::NameResolution
+                | Self::SourceDegraded
+                | Self::SourceDropped
+        )
     }
 }
 
@@ -203,7 +224,7 @@ pub fn default_message(status: u16) -> Cow<'static, str> {
 
 /// Renders the body and its headers. `request` are the headers of the request that is answered.
 #[must_use]
-pub fn render(reply: &Reply, request: &HeaderMap, request_id: &str) -> (HeaderMap, Bytes) {
+pub fn render(reply: &Reply, request: &HeaderMap, request_id: &str, style: &Style) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + 6);
     let grpc = request.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     let body = match &reply.text {
@@ -214,7 +235,7 @@ pub fn render(reply: &Reply, request: &HeaderMap, request_id: &str) -> (HeaderMa
             }
             body.clone()
         }
-        Text::Templated(_) | Text::Compact(_) if grpc => {
+        Text::Templated(_) | Text::Failure(_) | Text::Compact(_) if grpc => {
             grpc_status(reply, &mut headers);
             Bytes::new()
         }
@@ -222,10 +243,12 @@ pub fn render(reply: &Reply, request: &HeaderMap, request_id: &str) -> (HeaderMa
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
             Bytes::from(json.to_string())
         }
-        Text::Templated(message) => {
-            let form = Form::accepted(request.get(http::header::ACCEPT));
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
-            Bytes::from(form.body(message, request_id))
+        Text::Templated(message) | Text::Failure(message) => {
+            let words = Words { status: reply.status.as_u16(), reason: reply.reason, message, request_id };
+            let failure = matches!(reply.text, Text::Failure(_));
+            let (content_type, text) = style.write(&words, request, failure);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            Bytes::from(text)
         }
     };
     for (name, value) in &reply.headers {
@@ -263,70 +286,6 @@ fn grpc_status(reply: &Reply, headers: &mut HeaderMap) {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Form {
-    Json,
-    Html,
-    Xml,
-    Plain,
-}
-
-impl Form {
-    /// The first of the best-weighted media ranges decides (Kong `get_response_type`).
-    fn accepted(accept: Option<&HeaderValue>) -> Form {
-        let Some(accept) = accept.and_then(|v| v.to_str().ok()) else { return Form::Json };
-        let mut best: Option<(f32, &str)> = None;
-        for range in accept.split(',').take(32) {
-            let mut parts = range.split(';').map(str::trim);
-            let media = parts.next().unwrap_or_default();
-            let weight = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0_f32);
-            if best.is_none_or(|(w, _)| weight > w) {
-                best = Some((weight, media));
-            }
-        }
-        match best.map_or("", |(_, media)| media).to_ascii_lowercase().as_str() {
-            "text/html" | "application/xhtml+xml" => Form::Html,
-            "application/xml" | "text/xml" => Form::Xml,
-            "text/plain" => Form::Plain,
-            _ => Form::Json,
-        }
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Form::Json => "application/json; charset=utf-8",
-            Form::Html => "text/html; charset=utf-8",
-            Form::Xml => "application/xml; charset=utf-8",
-            Form::Plain => "text/plain; charset=utf-8",
-        }
-    }
-
-    fn body(self, message: &str, request_id: &str) -> String {
-        match self {
-            Form::Json => {
-                format!("{{\n  \"message\":{},\n  \"request_id\":\"{request_id}\"\n}}", json!(message))
-            }
-            Form::Html => {
-                let message = escape(message);
-                format!(
-                    "<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  <body>\n    <h1>Error</h1>\n    <p>{message}.</p>\n    <p>request_id: {request_id}</p>\n  </body>\n</html>\n"
-                )
-            }
-            Form::Xml => {
-                let message = escape(message);
-                format!(
-                    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<error>\n  <message>{message}</message>\n  <requestid>{request_id}</requestid>\n</error>"
-                )
-            }
-            Form::Plain => format!("{message}\nrequest_id: {request_id}"),
-        }
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +295,7 @@ mod tests {
         if !accept.is_empty() {
             request.insert(http::header::ACCEPT, accept.parse().expect("header"));
         }
-        let (_, body) = render(&Refusal::NoRoute.reply(), &request, "abc");
+        let (_, body) = render(&Refusal::NoRoute.reply(), &request, "abc", &Style::default());
         String::from_utf8(body.to_vec()).expect("utf-8")
     }
 
@@ -353,7 +312,7 @@ mod tests {
         let mut request = HeaderMap::new();
         request.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let reply = Reply::templated("x", StatusCode::TOO_MANY_REQUESTS, "slow down");
-        let (headers, body) = render(&reply, &request, "abc");
+        let (headers, body) = render(&reply, &request, "abc", &Style::default());
         assert!(body.is_empty());
         assert_eq!(headers["grpc-status"], "8");
         assert_eq!(headers["grpc-message"], "ResourceExhausted");

@@ -7,11 +7,16 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::USER_AGENT;
 
-use super::exchange::Exchange;
+use super::exchange::{Client, Exchange};
 use super::flight::Flight;
-use super::reply::Reply;
+use super::reply::{Refusal, Reply};
+use super::worker::Worker;
+use crate::clock;
 use crate::config::Settings;
 use crate::edge::{Identity, Offence, OffenceKind, Peer};
+
+/// Entries of the header that are looked at.
+const HOPS_MAX: usize = 64;
 
 /// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`).
 pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
@@ -21,12 +26,19 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
     if !exchange.client.trusted {
         return;
     }
-    let value = exchange.request.headers.get_all(&settings.real_ip_header).iter().next_back();
-    let last = value.and_then(|v| v.to_str().ok()).and_then(|v| v.rsplit(',').next());
-    if let Some(ip) = last.and_then(|text| text.trim().parse::<IpAddr>().ok()) {
-        exchange.client.ip = ip.to_canonical();
-        exchange.client_text = Some(exchange.client.ip.to_string());
+    let values = exchange.request.headers.get_all(&settings.real_ip_header).iter().rev();
+    let entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')).take(HOPS_MAX);
+    let mut addresses = entries.map_while(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+    let Some(mut ip) = addresses.next() else { return };
+    if settings.real_ip_recursive {
+        // From the right, whoever is trusted speaks for the one before; the first stranger is the client.
+        let trusted = |ip: &IpAddr| settings.trusted.iter().any(|net| net.contains(ip));
+        while let Some(before) = { trusted(&ip) }.then(|| addresses.next()).flatten() {
+            ip = before;
+        }
     }
+    exchange.client.ip = ip;
+    exchange.client_text = Some(ip.to_string());
 }
 
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.
@@ -68,6 +80,25 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
             request_id: flight.exchange.request_id.as_str(),
         },
     );
+}
+
+/// Counts what the parser refused, and tells the edge: there is no request to blame, only a source.
+pub fn unparsed(worker: &Worker, client: Client, refusal: Refusal) {
+    let reply = refusal.reply();
+    worker.count_unparsed(reply.status.as_u16(), reply.reason);
+    if let Some(edge) = &worker.edge {
+        let offence = Offence {
+            source: client.ip,
+            // The refusal ends the connection: there is none to cut.
+            peer: None,
+            identity: Identity::None,
+            kind: OffenceKind::BadRequest,
+            plugin: reply.reason,
+            route: "",
+            request_id: "",
+        };
+        edge.reporter.borrow_mut().offence(clock::monotonic_ns(), &offence);
+    }
 }
 
 /// The strongest identity that is known.

@@ -26,6 +26,8 @@ pub struct Normal {
 
 /// Bytes of a method at most.
 const METHOD_MAX: usize = 32;
+/// Bytes of all fields at most, names and values.
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a target at most.
 const TARGET_MAX: usize = 16 * 1024;
 
@@ -37,8 +39,14 @@ pub fn sanitize(request: &request::Parts) -> Result<Normal, Refusal> {
     let h2 = request.version == Version::HTTP_2;
     method(&request.method)?;
     framing(request, h2)?;
-    for name in request.headers.keys() {
+    let mut bytes = 0;
+    for (name, value) in &request.headers {
         lookalike(name)?;
+        bytes += name.as_str().len() + value.len();
+    }
+    // The parser bounds what it buffers, which may be more than one head.
+    if bytes > FIELDS_BYTES_MAX {
+        return Err(Refusal::HeadersTooLarge);
     }
     let (host, port) = host(request, h2)?;
     let (path, query) = target(&request.uri, h2)?;

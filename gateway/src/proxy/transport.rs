@@ -190,17 +190,25 @@ impl Default for TlsClients {
 /// # Errors
 /// The system's or the handshake's.
 pub async fn connect(endpoint: &Endpoint, clients: &TlsClients) -> io::Result<Connection<Transport>> {
-    let tcp = TcpStream::connect(endpoint.address).await?;
+    let tls = endpoint.tls.as_ref().map(|(name, verify)| (&**name, *verify));
+    Ok(Connection::new(open(endpoint.address, tls, clients).await?, Limits::default()))
+}
+
+/// Opens what is below HTTP; `tls` is the name to ask for, and whether the certificate is verified.
+///
+/// # Errors
+/// The system's or the handshake's.
+pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsClients) -> io::Result<Transport> {
+    let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
-    let transport = match &endpoint.tls {
+    Ok(match tls {
         None => Transport::Plain(tcp),
         Some((name, verify)) => {
-            let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
-            let connector = if *verify { &clients.verified } else { &clients.unverified };
+            let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+            let connector = if verify { &clients.verified } else { &clients.unverified };
             Transport::Tls(Box::new(connector.connect(name, tcp).await?))
         }
-    };
-    Ok(Connection::new(transport, Limits::default()))
+    })
 }
 
 mod unverified {

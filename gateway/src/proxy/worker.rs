@@ -3,9 +3,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::exchange::{RequestId, RouteRef};
 use super::timers::Timers;
@@ -64,8 +66,10 @@ pub struct Worker {
     log: RefCell<Vec<u8>>,
     degraded: RefCell<HashMap<IpAddr, u32>>,
     ids: Cell<u128>,
-    /// Open client connections.
+    /// Open client connections, tunnels included.
     pub connections: Cell<u64>,
+    /// Those by source; IPv6 by /64, which is what one client has.
+    sources: RefCell<FxHashMap<IpAddr, u64>>,
     /// Wall clock minus monotonic clock, nanoseconds; the tick renews it, so that a request reads one clock.
     wall_offset_ns: Cell<u64>,
 }
@@ -91,6 +95,7 @@ impl Worker {
             degraded: RefCell::default(),
             ids: Cell::new(rand::random()),
             connections: Cell::new(0),
+            sources: RefCell::default(),
             wall_offset_ns: Cell::new(wall_offset_ns()),
         }
     }
@@ -136,9 +141,30 @@ impl Worker {
         self.metrics.borrow_mut().count(sample);
     }
 
+    /// Counts an answer to what was no request.
+    pub fn count_unparsed(&self, status: u16, reason: &'static str) {
+        self.metrics.borrow_mut().count_unparsed(status, reason);
+    }
+
     /// Counts an accepted connection.
     pub fn count_accepted(&self) {
         self.metrics.borrow_mut().accepted += 1;
+    }
+
+    /// Counts a connection that was not served, by reason.
+    pub fn count_refused(&self, reason: &'static str) {
+        *self.metrics.borrow_mut().refused.entry(reason).or_insert(0) += 1;
+    }
+
+    /// Counts a connection that ended before its time, by reason.
+    pub fn count_ended(&self, reason: &'static str) {
+        *self.metrics.borrow_mut().ended.entry(reason).or_insert(0) += 1;
+    }
+
+    /// Open connections of a source.
+    #[must_use]
+    pub fn seats_of(&self, source: IpAddr) -> u64 {
+        self.sources.borrow().get(&block_of(source)).copied().unwrap_or(0)
     }
 
     /// What was counted since the last time, with the connections that are open.
@@ -186,6 +212,43 @@ impl Worker {
                 degraded.remove(&source);
             }
         }
+    }
+}
+
+/// An open connection, counted as long as this lives.
+pub struct Seat {
+    worker: Rc<Worker>,
+    source: IpAddr,
+}
+
+impl Seat {
+    /// Counts a connection from `source`.
+    #[must_use]
+    pub fn new(worker: &Rc<Worker>, source: IpAddr) -> Self {
+        let source = block_of(source);
+        worker.connections.set(worker.connections.get() + 1);
+        *worker.sources.borrow_mut().entry(source).or_insert(0) += 1;
+        Seat { worker: Rc::clone(worker), source }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.connections.set(self.worker.connections.get() - 1);
+        let mut sources = self.worker.sources.borrow_mut();
+        if let Some(count) = sources.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&self.source);
+            }
+        }
+    }
+}
+
+fn block_of(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -76,7 +76,7 @@ fn decode_unreserved(raw: &[u8]) -> Result<String, Crooked> {
             }
         } else if b == b'\\' {
             return Err(Crooked::Ambiguous);
-        } else if b <= 0x20 || b >= 0x7f {
+        } else if b <= 0x20 || b >= 0x7f || matches!(b, b'?' | b'#') {
             return Err(Crooked::Syntax);
         } else {
             out.push(char::from(b));
@@ -217,6 +217,8 @@ mod tests {
             "/.;x/b",
             "/a%5Cb",
             "/a\u{e9}",
+            "/a#b",
+            "/a?b",
         ] {
             assert!(normalize(raw).is_err(), "{raw} {:?}", normalize(raw));
         }

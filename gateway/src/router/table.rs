@@ -248,8 +248,10 @@ mod tests {
     fn more_kinds_of_attributes_win_and_regexes_beat_prefixes() {
         let mut by_host = route(&["/"]);
         by_host.hosts = vec![HostPattern::parse("a.com").expect("host")];
-        let mut regex = Matchers::default();
-        regex.regexes = vec![("/api/\\d+$".into(), path_regex("/api/\\d+$").expect("regex"))];
+        let regex = Matchers {
+            regexes: vec![("/api/\\d+$".into(), path_regex("/api/\\d+$").expect("regex"))],
+            ..Matchers::default()
+        };
         let router = Router::new(vec![route(&["/api/1"]), by_host, regex]);
         assert_eq!(find(&router, "GET", "a.com", "/api/1"), Some(1));
         assert_eq!(find(&router, "GET", "b.com", "/api/1"), Some(2));
@@ -259,8 +261,10 @@ mod tests {
 
     #[test]
     fn captures_are_named_and_numbered() {
-        let mut m = Matchers::default();
-        m.regexes = vec![("/u/(?<id>\\d+)".into(), path_regex("/u/(?<id>\\d+)").expect("regex"))];
+        let m = Matchers {
+            regexes: vec![("/u/(?<id>\\d+)".into(), path_regex("/u/(?<id>\\d+)").expect("regex"))],
+            ..Matchers::default()
+        };
         let router = Router::new(vec![m]);
         let method = Method::GET;
         let headers = HeaderMap::new();

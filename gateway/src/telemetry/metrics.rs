@@ -109,6 +109,10 @@ pub struct Local {
     latencies: HashMap<u32, Latencies>,
     reasons: HashMap<&'static str, u64>,
     classes: [u64; 6],
+    /// Connections that were not served, by reason.
+    pub refused: HashMap<&'static str, u64>,
+    /// Connections that ended before their time, by reason.
+    pub ended: HashMap<&'static str, u64>,
     /// Client connections open now.
     pub connections: u64,
     /// Client connections accepted.
@@ -118,6 +122,12 @@ pub struct Local {
 }
 
 impl Local {
+    /// Counts an answer to what was no request.
+    pub fn count_unparsed(&mut self, status: u16, reason: &'static str) {
+        self.classes[usize::from(status / 100).min(5)] += 1;
+        *self.reasons.entry(reason).or_insert(0) += 1;
+    }
+
     /// Counts a request.
     pub fn count(&mut self, s: &Sample<'_>) {
         self.classes[usize::from(s.status / 100).min(5)] += 1;
@@ -157,6 +167,8 @@ struct Totals {
     bandwidth: BTreeMap<String, u64>,
     latencies: BTreeMap<String, Latencies>,
     reasons: BTreeMap<&'static str, u64>,
+    refused: BTreeMap<&'static str, u64>,
+    ended: BTreeMap<&'static str, u64>,
     classes: [u64; 6],
     accepted: u64,
     gauges: HashMap<usize, (u64, u64)>,
@@ -194,9 +206,9 @@ impl Registry {
             sum.upstream.add(&l.upstream);
             sum.total.add(&l.total);
         }
-        for (reason, count) in local.reasons {
-            *totals.reasons.entry(reason).or_insert(0) += count;
-        }
+        add(&mut totals.reasons, local.reasons);
+        add(&mut totals.refused, local.refused);
+        add(&mut totals.ended, local.ended);
         for (to, from) in totals.classes.iter_mut().zip(local.classes) {
             *to += from;
         }
@@ -225,9 +237,15 @@ impl Registry {
         for (class, count) in t.classes.iter().enumerate().skip(1) {
             let _ = writeln!(out, "gateway_requests_total{{class=\"{class}xx\"}} {count}");
         }
-        head(&mut out, "gateway_own_answers_total", "counter", "Answers of the gateway itself by reason.");
-        for (reason, count) in &t.reasons {
-            let _ = writeln!(out, "gateway_own_answers_total{{reason=\"{reason}\"}} {count}");
+        for (name, help, counts) in [
+            ("gateway_own_answers_total", "Answers of the gateway itself by reason.", &t.reasons),
+            ("gateway_connections_refused_total", "Client connections not served, by reason.", &t.refused),
+            ("gateway_connections_ended_total", "Client connections ended before their time, by reason.", &t.ended),
+        ] {
+            head(&mut out, name, "counter", help);
+            for (reason, count) in counts {
+                let _ = writeln!(out, "{name}{{reason=\"{reason}\"}} {count}");
+            }
         }
         head(&mut out, "gateway_connections_accepted_total", "counter", "Client connections accepted.");
         let _ = writeln!(out, "gateway_connections_accepted_total {}", t.accepted);
@@ -251,6 +269,12 @@ impl Registry {
             histograms(&mut out, "kong_request_latency_ms", &REQUEST_MS, &t.latencies, |l| &l.total);
         }
         out
+    }
+}
+
+fn add(to: &mut BTreeMap<&'static str, u64>, from: HashMap<&'static str, u64>) {
+    for (reason, count) in from {
+        *to.entry(reason).or_insert(0) += count;
     }
 }
 

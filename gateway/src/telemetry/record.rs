@@ -48,7 +48,8 @@ pub struct Try {
 }
 
 impl Record<'_> {
-    /// Kong's log object (pdk `kong.log.serialize`); credentials in `authorization` and `proxy-authorization` are redacted.
+    /// Kong's log object (pdk `kong.log.serialize`); credentials in `authorization` and `proxy-authorization`, and
+    /// what plugins concealed, are redacted.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let ex = self.exchange;
@@ -133,7 +134,8 @@ fn query(ex: &Exchange) -> Value {
 fn headers(map: &HeaderMap) -> Value {
     let mut object = serde_json::Map::new();
     for (name, value) in map {
-        let secret = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
+        let known = name == http::header::AUTHORIZATION || name == http::header::PROXY_AUTHORIZATION;
+        let secret = known || value.is_sensitive();
         let text = if secret { "REDACTED".into() } else { String::from_utf8_lossy(value.as_bytes()) };
         put(&mut object, name.as_str(), Value::from(text));
     }

@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,12 +32,15 @@ struct Batch {
 
 /// Batches that may wait; each is a line or a worker's gathered lines.
 const QUEUE: usize = 4096;
+/// Bytes that may wait: a line holds what clients send, and a disk may stand still.
+const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// The handle that workers write through.
 #[derive(Clone)]
 pub struct LogWriter {
     queue: SyncSender<Batch>,
     dropped: Arc<AtomicU64>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
 impl LogWriter {
@@ -46,18 +49,33 @@ impl LogWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start() -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (writer, batches) = Self::with_queue();
+        let (dropped, waiting) = (Arc::clone(&writer.dropped), Arc::clone(&writer.waiting_bytes));
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+            crate::privileges::of_files();
+            write(&batches, &dropped, &waiting);
+        })?;
+        Ok((writer, thread))
+    }
+
+    fn with_queue() -> (Self, Receiver<Batch>) {
         let (queue, batches) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || write(&batches, &counter))?;
-        Ok((LogWriter { queue, dropped }, thread))
+        (LogWriter { queue, dropped: Arc::default(), waiting_bytes: Arc::default() }, batches)
     }
 
     /// Hands over whole lines, each with its newline. Never waits.
     pub fn write(&self, sink: &Sink, lines: Vec<u8>) {
-        let count = lines.iter().filter(|b| **b == b'\n').count() as u64;
-        if self.queue.try_send(Batch { sink: sink.clone(), lines }).is_err() {
-            self.dropped.fetch_add(count, Ordering::Relaxed);
+        let bytes = lines.len();
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let lost = if before + bytes > WAITING_BYTES_MAX {
+            Some(lines)
+        } else {
+            let sent = self.queue.try_send(Batch { sink: sink.clone(), lines });
+            sent.err().map(|(TrySendError::Full(b) | TrySendError::Disconnected(b))| b.lines)
+        };
+        if let Some(lines) = lost {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.dropped.fetch_add(count(&lines), Ordering::Relaxed);
         }
     }
 
@@ -68,7 +86,11 @@ impl LogWriter {
     }
 }
 
-fn write(batches: &Receiver<Batch>, dropped: &AtomicU64) {
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|b| **b == b'\n').count() as u64
+}
+
+fn write(batches: &Receiver<Batch>, dropped: &AtomicU64, waiting_bytes: &AtomicUsize) {
     let mut files: HashMap<PathBuf, File> = HashMap::new();
     while let Ok(batch) = batches.recv() {
         let written = match &batch.sink {
@@ -76,9 +98,9 @@ fn write(batches: &Receiver<Batch>, dropped: &AtomicU64) {
             Sink::Stderr => std::io::stderr().lock().write_all(&batch.lines),
             Sink::File { path, reopen } => append(&mut files, path, *reopen, &batch.lines),
         };
+        waiting_bytes.fetch_sub(batch.lines.len(), Ordering::Relaxed);
         if written.is_err() {
-            let lines = batch.lines.iter().filter(|b| **b == b'\n').count() as u64;
-            dropped.fetch_add(lines, Ordering::Relaxed);
+            dropped.fetch_add(count(&batch.lines), Ordering::Relaxed);
         }
     }
 }
@@ -116,5 +138,15 @@ mod tests {
         thread.join().expect("no panic");
         assert_eq!(std::fs::read_to_string(path).expect("file"), "one\n");
         assert_eq!(counter.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_waits_for_a_disk_that_stands_still_is_bounded_in_bytes() {
+        let (writer, batches) = LogWriter::with_queue();
+        let line = [vec![b'x'; 1 << 20], b"\n".to_vec()].concat();
+        (0..100).for_each(|_| writer.write(&Sink::Stdout, line.clone()));
+        let waiting = batches.try_iter().map(|b| b.lines.len()).sum::<usize>();
+        assert!(waiting <= WAITING_BYTES_MAX, "{waiting}");
+        assert_eq!(writer.dropped(), 69);
     }
 }

@@ -18,15 +18,20 @@ impl Turns {
         let current = turns.entry(id).or_default();
         current.resize(weights.len(), 0);
         // nginx's smooth round-robin: everybody earns its weight, the richest is chosen and pays the total.
-        let mut best = 0;
+        let mut best = None;
         for (i, weight) in weights.enumerate() {
+            if weight == 0 {
+                // Who is out saves nothing up for later.
+                current[i] = 0;
+                continue;
+            }
             current[i] += i64::from(weight);
-            if current[i] > current[best] {
-                best = i;
+            if best.is_none_or(|best: usize| current[i] > current[best]) {
+                best = Some(i);
             }
         }
-        current[best] -= total;
-        Some(best)
+        current[best?] -= total;
+        best
     }
 
     /// Forgets everything: a new configuration counts anew.

@@ -191,6 +191,14 @@ fn settings(mut config: Value, kong_conf: &Value) -> String {
     if let Some(header) = kong_conf.get("real_ip_header") {
         block["real_ip_header"] = header.clone();
     }
+    if kong_conf["real_ip_recursive"] == "on" {
+        block["real_ip_recursive"] = true.into();
+    }
+    for name in ["headers", "headers_upstream"] {
+        if let Some(set) = kong_conf.get(name) {
+            block[name] = set.clone();
+        }
+    }
     config["gateway"] = block;
     config.to_string()
 }

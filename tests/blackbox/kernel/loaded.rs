@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapError, PerCpuArray, lpm_trie::Key},
-    programs::{TestRunOptions, Xdp},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, Xdp},
 };
 use gateway_common::{
     Address, Source,
@@ -19,6 +19,8 @@ pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/ed
 const PRESSURE_WORDS: usize = size_of::<map::Pressure>() / 8;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
 
 /// Nanoseconds of the monotonic clock, which is the program's.
 pub fn now_ns() -> u64 {
@@ -163,6 +165,24 @@ impl Loaded {
         let result = program.test_run(options).expect("the program runs");
         assert!(matches!(result.return_value, XDP_DROP | XDP_PASS), "{}", result.return_value);
         (result.return_value == XDP_DROP, result.duration)
+    }
+
+    /// Runs one frame through the classifier; whether it was dropped, or none if the kernel makes no packet of it.
+    pub fn classify(&mut self, frame: &[u8]) -> Option<bool> {
+        let program: &mut SchedClassifier =
+            self.ebpf.program_mut(name::CLASSIFIER).expect("the program is there").try_into().expect("it is TC's");
+        if program.fd().is_err() {
+            program.load().expect("the verifier accepts it");
+        }
+        let options = TestRunOptions { data_in: Some(frame), ..Default::default() };
+        let result = match program.test_run(options) {
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EINVAL) => {
+                return None;
+            }
+            result => result.expect("the program runs"),
+        };
+        assert!(matches!(result.return_value, TC_ACT_SHOT | TC_ACT_UNSPEC), "{}", result.return_value);
+        Some(result.return_value == TC_ACT_SHOT)
     }
 
     /// What was counted, by the outcome's word, zeroes left out.

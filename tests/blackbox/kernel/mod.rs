@@ -1,14 +1,23 @@
 //! The kernel program as it is checked in: judged frame by frame, and attached in namespaces of the tests' own.
 
+mod abuse;
 // The benchmark uses the rest of it.
 #[allow(dead_code)]
 mod bare;
 mod cells;
 mod differential;
+mod doctor;
 mod egress;
+mod fallback;
 mod frames;
 mod handshake;
 mod loaded;
 mod netns;
+mod operator;
+mod pins;
 mod pressure;
+mod privileges;
+mod real;
+mod scene;
+mod stage;
 mod table;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{median, peers, wrk};
-use crate::{build, setup, shell};
+use crate::{build, dist, setup, shell};
 
 const PROXY_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
@@ -22,6 +22,9 @@ pub struct Options {
     /// Length of a round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
+    /// Measure the plain `dist` profile instead of the trained binary that is published
+    #[arg(long)]
+    plain: bool,
 }
 
 /// One round of one proxy.
@@ -41,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("two cores are needed: one for the proxy, one for the load and the upstream");
     }
     setup::run(&setup::Options { bench: true, ..setup::Options::default() })?;
-    let binary = build::gateway(build::Profile::Dist)?;
+    let binary = if options.plain { build::gateway(build::Profile::Dist)? } else { dist::gateway()? };
     let folder = tempfile::tempdir()?;
     // nginx's workers give up root, and have to reach their files.
     shell::run(Command::new("chmod").arg("755").arg(folder.path()))?;

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::edge::{Admission, Identity, Mode, Offence, OffenceKind, Standing};
+use crate::edge::{Admission, Mode, Offence, OffenceKind, Standing};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -111,7 +111,8 @@ fn in_force(edge: &Edge) -> String {
 }
 
 fn on_loopback(port: u16) -> Policy {
-    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, ports: vec![port], ..enforce() }
+    let fallback = crate::edge::Fallback::None;
+    Policy { interfaces: vec!["lo".to_owned()], allow_generic: true, fallback, ports: vec![port], ..enforce() }
 }
 
 fn listener() -> (TcpListener, SocketAddr) {

@@ -38,12 +38,21 @@ fn compile(fields: &Fields<'_>, _setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
 impl Plugin for IpRestriction {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let ip = exchange.client.ip.to_canonical();
-        let refused = self.deny.contain(ip) || !(self.allow.is_empty() || self.allow.contain(ip));
-        if !refused {
+        if self.admits(ip) {
             return Flow::Continue;
         }
         let message = self.message.clone().unwrap_or_else(|| format!("IP address not allowed: {ip}"));
         Reply::templated(KIND.name, self.status, message).into()
+    }
+
+    fn on_connection(&self, client: IpAddr) -> bool {
+        self.admits(client.to_canonical())
+    }
+}
+
+impl IpRestriction {
+    fn admits(&self, ip: IpAddr) -> bool {
+        !self.deny.contain(ip) && (self.allow.is_empty() || self.allow.contain(ip))
     }
 }
 

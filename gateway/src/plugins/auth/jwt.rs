@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use super::jwt_token::{self, Token};
-use super::{Gate, Proven, arguments, challenge, header_name, names, realm};
+use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
 use crate::document::Fields;
 pub use crate::identity::verifier::{Verifier, verifier};
 use crate::plugins::{Flow, Kind, Plugin, Setup};
@@ -134,10 +134,20 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 impl Plugin for Jwt {
-    fn on_request(&self, exchange: &mut Exchange) -> Flow {
+    fn conceal(&self, exchange: &mut Exchange) {
         if let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.uri_param_names) {
             exchange.raw_uri = uri;
         }
+        let headers = &mut exchange.request.headers;
+        for name in &self.header_names {
+            conceal(headers, name);
+        }
+        if !self.cookie_names.is_empty() {
+            conceal(headers, &COOKIE);
+        }
+    }
+
+    fn on_request(&self, exchange: &mut Exchange) -> Flow {
         self.gate.pass(exchange, |exchange| self.authenticate(exchange).map_err(|fault| self.refuse(fault)))
     }
 }

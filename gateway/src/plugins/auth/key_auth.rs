@@ -8,8 +8,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AU
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Gate, Proven, arguments, challenge, header_name, names, realm};
+use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
 use crate::document::Fields;
+use crate::plugins::transform::multipart;
 use crate::plugins::{Flow, Kind, Plugin, Setup};
 use crate::proxy::body::RequestBody;
 use crate::proxy::exchange::Exchange;
@@ -76,12 +77,16 @@ impl Plugin for KeyAuth {
         wanted.then_some(BODY_BYTES_MAX)
     }
 
-    fn on_request(&self, exchange: &mut Exchange) -> Flow {
-        if self.in_query
-            && let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.hidden)
-        {
+    fn conceal(&self, exchange: &mut Exchange) {
+        if let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.hidden) {
             exchange.raw_uri = uri;
         }
+        for name in &self.keys {
+            conceal(&mut exchange.request.headers, &name.header);
+        }
+    }
+
+    fn on_request(&self, exchange: &mut Exchange) -> Flow {
         self.gate.pass(exchange, |exchange| self.authenticate(exchange))
     }
 }
@@ -170,6 +175,7 @@ fn in_arguments<'a>(arguments: &[u8], name: &str) -> Found<'a> {
 enum Form {
     Arguments,
     Json,
+    Multipart,
 }
 
 impl Form {
@@ -178,6 +184,7 @@ impl Form {
         match media.to_ascii_lowercase().as_str() {
             "application/x-www-form-urlencoded" => Some(Form::Arguments),
             "application/json" => Some(Form::Json),
+            "multipart/form-data" => multipart::boundary(headers).map(|_| Form::Multipart),
             _ => None,
         }
     }
@@ -187,6 +194,7 @@ impl Form {
 enum BodyFields {
     Arguments(String),
     Json(serde_json::Map<String, Value>),
+    Multipart { boundary: String, body: Bytes },
 }
 
 impl BodyFields {
@@ -195,6 +203,10 @@ impl BodyFields {
         match Form::of(&exchange.request.headers)? {
             Form::Arguments => str::from_utf8(body).ok().map(|text| BodyFields::Arguments(text.to_owned())),
             Form::Json => serde_json::from_slice(body).ok().map(BodyFields::Json),
+            Form::Multipart => {
+                let boundary = multipart::boundary(&exchange.request.headers)?.to_owned();
+                Some(BodyFields::Multipart { boundary, body: body.clone() })
+            }
         }
     }
 
@@ -206,6 +218,13 @@ impl BodyFields {
                 Some(Value::Array(_) | Value::Object(_)) => Found::Several,
                 _ => Found::Nothing,
             },
+            BodyFields::Multipart { boundary, body } => {
+                match multipart::values(boundary, body, name).unwrap_or_default()[..] {
+                    [] => Found::Nothing,
+                    [key] => Found::One(Cow::Borrowed(key)),
+                    _ => Found::Several,
+                }
+            }
         }
     }
 
@@ -220,6 +239,7 @@ impl BodyFields {
                 members.shift_remove(name);
                 serde_json::to_vec(&members).ok().map(Bytes::from)
             }
+            BodyFields::Multipart { boundary, body } => multipart::without(&boundary, &body, name).map(Bytes::from),
         }
     }
 }
@@ -297,6 +317,16 @@ mod tests {
         let names = "key_names: [x-one, two]";
         assert_eq!(verdict(names, "/?two=bob-key", &[], ""), "continue");
         assert_eq!(verdict(names, "/?two=bob-key", &[("x-one", "bad")], ""), WRONG);
+    }
+
+    #[test]
+    fn multipart_fields_hold_keys() {
+        let form = ("content-type", "multipart/form-data; boundary=B");
+        let hide = "{key_in_body: true, hide_credentials: true}";
+        let body = "--B\r\nContent-Disposition: form-data; name=\"apikey\"\r\n\r\nbob-key\r\n--B--\r\n";
+        let (verdict, exchange) = run(hide, "/", &[form], body);
+        assert_eq!(verdict, "continue");
+        assert_eq!(exchange.body.whole().map(|b| &b[..]), Some(&b"--B--\r\n"[..]));
     }
 
     #[test]

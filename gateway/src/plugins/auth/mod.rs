@@ -3,14 +3,16 @@
 
 pub mod acl;
 mod arguments;
+pub mod basic_auth;
+pub mod bot_detection;
 pub mod ip_restriction;
 pub mod jwt;
-mod jwt_token;
+pub mod jwt_token;
 pub mod key_auth;
 
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{Entry, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::{Flow, Setup};
@@ -63,6 +65,12 @@ struct Anonymous {
 
 impl Gate {
     fn read(plugin: &'static str, fields: &Fields<'_>, setup: &Setup<'_>) -> Self {
+        let run_on_preflight = fields.boolean("run_on_preflight").unwrap_or(true);
+        Gate { run_on_preflight, ..Gate::read_anonymous(plugin, fields, setup) }
+    }
+
+    /// For a plugin without `run_on_preflight`.
+    fn read_anonymous(plugin: &'static str, fields: &Fields<'_>, setup: &Setup<'_>) -> Self {
         let name = fields.string("anonymous").filter(|name| !name.is_empty());
         let anonymous = name.map(|name| {
             let consumer = setup.identities.consumer_named(&name);
@@ -72,8 +80,7 @@ impl Gate {
             }
             Anonymous { name, consumer }
         });
-        let run_on_preflight = fields.boolean("run_on_preflight").unwrap_or(true);
-        Gate { plugin, identities: Arc::clone(setup.identities), anonymous, run_on_preflight }
+        Gate { plugin, identities: Arc::clone(setup.identities), anonymous, run_on_preflight: true }
     }
 
     /// Whether the plugin has nothing to do: a preflight that is let through, or somebody known already where `anonymous`
@@ -130,6 +137,16 @@ impl Gate {
 
     fn internal(&self, message: String) -> Flow {
         Reply::templated(self.plugin, StatusCode::INTERNAL_SERVER_ERROR, message).into()
+    }
+}
+
+/// Marks the values of a header as secrets, which logs leave out.
+fn conceal(headers: &mut HeaderMap, name: &HeaderName) {
+    // `entry` makes room for a name that is not there.
+    if headers.contains_key(name)
+        && let Entry::Occupied(mut values) = headers.entry(name)
+    {
+        values.iter_mut().for_each(|value| value.set_sensitive(true));
     }
 }
 
@@ -201,7 +218,7 @@ pub(crate) mod bench {
     use super::*;
     use crate::document::Report;
     use crate::document::tree::parse;
-    use crate::identity::{ApiKey, JwtSecret};
+    use crate::identity::{ApiKey, BasicCredential, JwtSecret};
     use crate::plugins::{Plugin, Shared, kind};
     use crate::telemetry::writer::LogWriter;
 
@@ -225,6 +242,8 @@ pub(crate) mod bench {
         for (consumer, key) in [(0, "alice-key"), (1, "bob-key")] {
             identities.add_key(key, ApiKey { id: format!("credential-{key}"), consumer });
         }
+        let password = crate::identity::password_digest("bob:secret", "id-of-bob");
+        identities.add_basic("bob", BasicCredential { id: "credential-bob".to_owned(), consumer: 1, password });
         for secret in secrets {
             assert!(identities.add_jwt(secret), "one key, one credential");
         }
@@ -238,8 +257,10 @@ pub(crate) mod bench {
         let shared = Arc::new(Shared {
             windows: Default::default(),
             circuits: Default::default(),
+            members: Default::default(),
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
+            pressure: Default::default(),
         });
         let setup =
             Setup { identities, shared: &shared, report: &report, place: tree.place, id: "p", route: "", service: "" };
@@ -264,8 +285,9 @@ pub(crate) mod bench {
 
     /// The answer that a plugin gives, as `status body header…`, or `continue`.
     pub fn answer(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> String {
+        plugin.conceal(exchange);
         let Flow::Reply(reply) = plugin.on_request(exchange) else { return "continue".to_owned() };
-        let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id");
+        let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id", &Default::default());
         let body = String::from_utf8(body.to_vec()).expect("text");
         let message = serde_json::from_str::<serde_json::Value>(&body)
             .ok()

@@ -3,5 +3,6 @@
 
 pub mod circuit_breaker;
 pub mod rate_limiting;
+pub mod redirect;
 pub mod request_size_limiting;
 pub mod request_termination;

@@ -1,11 +1,15 @@
 //! Plugins that change headers, queries and bodies on their way. This file reads their common configuration, five lists
 //! of edits in the order in which they are made; `headers`, `pairs` and `json` make them.
 
+pub mod expression;
 pub mod headers;
 pub mod json;
+pub mod lua_pattern;
+pub mod multipart;
 pub mod pairs;
 pub mod request_transformer;
 pub mod response_transformer;
+pub mod template;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
@@ -35,6 +39,32 @@ impl<N, V> Edits<N, V> {
         let Edits { remove, rename, replace, add, append } = self;
         remove.is_empty() && rename.is_empty() && replace.is_empty() && add.is_empty() && append.is_empty()
     }
+
+    /// Nothing to do.
+    #[must_use]
+    pub fn none() -> Self {
+        Edits { remove: Vec::new(), rename: Vec::new(), replace: Vec::new(), add: Vec::new(), append: Vec::new() }
+    }
+
+    /// The same edits with what `make` makes of each value.
+    ///
+    /// # Errors
+    /// The first of `make`.
+    pub fn try_map<W, E>(&self, make: impl Fn(&V) -> Result<W, E>) -> Result<Edits<N, W>, E>
+    where
+        N: Clone,
+    {
+        let each = |list: &[(N, V)]| {
+            list.iter().map(|(name, value)| Ok::<_, E>((name.clone(), make(value)?))).collect::<Result<Vec<_>, E>>()
+        };
+        Ok(Edits {
+            remove: self.remove.clone(),
+            rename: self.rename.clone(),
+            replace: each(&self.replace)?,
+            add: each(&self.add)?,
+            append: each(&self.append)?,
+        })
+    }
 }
 
 /// The five maps of a transformer's `config`.
@@ -51,7 +81,7 @@ pub struct Sections<'a> {
 /// What `$(…)` in a value is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Dollar {
-    /// A template in Kong, which is not evaluated here.
+    /// A template, which the plugin reads.
     Template,
     /// Text, in Kong too.
     Text,
@@ -93,7 +123,7 @@ impl<'a> Sections<'a> {
             entries.filter_map(|(i, entry)| value(section, i, &entry).map(|v| (entry.name, v))).collect()
         };
         let names = self.remove.as_ref().and_then(|section| section.strings(key)).unwrap_or_default();
-        let renames = self.rename.as_ref().map(|section| self.entries(section, key)).unwrap_or_default();
+        let renames = self.rename.as_ref().map(|section| self.renames(section, key)).unwrap_or_default();
         Edits {
             remove: names.into_iter().map(|(_, name)| name).collect(),
             rename: renames.into_iter().map(|e| (e.name, e.value)).collect(),
@@ -103,19 +133,19 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// Edits whose values are the text in the file.
-    pub fn texts(&self, key: &'static str) -> Edits<String, String> {
-        self.edits(key, |_, _, entry| Some(entry.value.clone()))
+    /// The edits of `headers`, with values that stand in the file.
+    pub fn headers(&self) -> Edits<HeaderName, HeaderValue> {
+        self.headers_of(false, |section, entry| header_value(section, entry.place, &entry.value))
     }
 
-    /// The edits of `headers`. With `host`, only `replace` may name `Host`, as in Kong.
-    pub fn headers(&self, host: bool) -> Edits<HeaderName, HeaderValue> {
+    /// The edits of `headers`. With `host`, only `replace` may name `Host`, as in Kong. `value` is as for `edits`.
+    pub fn headers_of<V>(&self, host: bool, value: impl Fn(&Fields<'a>, &Entry) -> Option<V>) -> Edits<HeaderName, V> {
         let names = self.remove.as_ref().map(|section| {
             let names = section.strings("headers").unwrap_or_default();
             names.into_iter().filter_map(|(place, name)| header_name(section, place, &name, false)).collect()
         });
         let renames = self.rename.as_ref().map(|section| {
-            let entries = self.entries(section, "headers").into_iter();
+            let entries = self.renames(section, "headers").into_iter();
             entries
                 .filter_map(|e| {
                     let old = header_name(section, e.place, &e.name, false);
@@ -123,14 +153,10 @@ impl<'a> Sections<'a> {
                 })
                 .collect()
         });
-        let valued = |section: &Option<Fields<'a>>, host: bool| -> Vec<(HeaderName, HeaderValue)> {
+        let valued = |section: &Option<Fields<'a>>, host: bool| -> Vec<(HeaderName, V)> {
             let Some(section) = section else { return Vec::new() };
             let entries = self.entries(section, "headers").into_iter();
-            entries
-                .filter_map(|e| {
-                    header_name(section, e.place, &e.name, host).zip(header_value(section, e.place, &e.value))
-                })
-                .collect()
+            entries.filter_map(|e| header_name(section, e.place, &e.name, host).zip(value(section, &e))).collect()
         };
         Edits {
             remove: names.unwrap_or_default(),
@@ -139,6 +165,25 @@ impl<'a> Sections<'a> {
             add: valued(&self.add, false),
             append: valued(&self.append, false),
         }
+    }
+
+    /// Entries whose value is a name, which no template can make.
+    fn renames(&self, section: &Fields<'a>, key: &'static str) -> Vec<Entry> {
+        let mut entries = self.entries(section, key);
+        if self.dollar == Dollar::Template {
+            entries.retain(|entry| {
+                let template = entry.value.contains("$(");
+                if template {
+                    section.report.unsupported(
+                        entry.place,
+                        format!("template in the new name of `{}`", entry.name),
+                        None,
+                    );
+                }
+                !template
+            });
+        }
+        entries
     }
 
     fn entries(&self, section: &Fields<'a>, key: &'static str) -> Vec<Entry> {
@@ -154,19 +199,9 @@ impl<'a> Sections<'a> {
             section.report.mismatch(place, format!("the entry of `{name}` has no value"), "`name:value`");
             return None;
         }
-        if value.contains("$(") {
-            match self.dollar {
-                Dollar::Template => {
-                    let help = "templates are not evaluated; with `--allow-unsupported` this entry is left out";
-                    section.report.unsupported(place, format!("template in the entry of `{name}`"), Some(help));
-                    return None;
-                }
-                Dollar::Text => {
-                    section
-                        .report
-                        .warn(place, format!("the entry of `{name}` is no template: `$(` is sent as it stands"));
-                }
-            }
+        if self.dollar == Dollar::Text && value.contains("$(") {
+            let words = format!("the entry of `{name}` is no template: `$(` is sent as it stands");
+            section.report.warn(place, words);
         }
         Some(Entry { place, name: name.to_owned(), value: value.to_owned() })
     }
@@ -185,6 +220,7 @@ fn header_name(section: &Fields<'_>, place: Place, name: &str, host: bool) -> Op
     Some(parsed)
 }
 
+/// A value for a header; reports what cannot be one.
 fn header_value(section: &Fields<'_>, place: Place, value: &str) -> Option<HeaderValue> {
     let parsed = HeaderValue::try_from(value.trim()).ok();
     if parsed.is_none() {

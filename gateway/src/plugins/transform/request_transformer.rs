@@ -1,18 +1,21 @@
 //! Kong's `request-transformer`: changes path, method, headers, body and query, in this order, of what the upstream gets.
+//! Templates are rendered for a request before anything changes.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{BODY_BYTES_MAX, Dollar, Edits, Sections, headers, is_media, json, pairs};
-use crate::document::Fields;
+use super::template::{Failed, Template};
+use super::{BODY_BYTES_MAX, Dollar, Edits, Sections, header_value, headers, is_media, json, multipart, pairs};
+use crate::document::{Fields, Place};
 use crate::plugins::{Flow, Kind, Plugin, Setup};
 use crate::proxy::body::RequestBody;
 use crate::proxy::exchange::Exchange;
+use crate::proxy::reply::Reply;
 
 /// The kind.
 pub const KIND: Kind = Kind { name: "request-transformer", priority: 801, consumer_scope: true, compile };
@@ -23,14 +26,79 @@ const FORM_BYTES_MAX: usize = 16 << 10;
 /// What a body may hold and a request line must not (RFC 3986 §3.4).
 const NOT_IN_QUERY: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>');
 
+/// What a rendered value must not bring into a path (RFC 3986 §3.3): it could not end it, or mean another.
+const NOT_IN_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
 struct RequestTransformer {
-    path: Option<String>,
     method: Option<Method>,
-    headers: Edits<HeaderName, HeaderValue>,
+    changes: Changes<String, HeaderValue>,
+    /// The same with templates, when there are any; `changes` is then empty.
+    drafts: Option<Changes<Worded, Worded>>,
+}
+
+/// What changes but for the method, with values as texts and as header values.
+struct Changes<T, H> {
+    path: Option<T>,
+    headers: Edits<HeaderName, H>,
     /// The last `replace` of `Host`, which is not among the headers.
-    host: Option<HeaderValue>,
-    body: Edits<String, String>,
-    query: Edits<String, String>,
+    host: Option<H>,
+    body: Edits<String, T>,
+    query: Edits<String, T>,
+}
+
+/// A value of the file.
+enum Worded {
+    Text(String),
+    Template(Template),
+}
+
+impl Worded {
+    fn render(&self, exchange: &Exchange) -> Result<String, Failed> {
+        match self {
+            Worded::Text(text) => Ok(text.clone()),
+            Worded::Template(template) => template.render(exchange),
+        }
+    }
+
+    fn render_header(&self, exchange: &Exchange) -> Result<HeaderValue, Failed> {
+        HeaderValue::from_str(self.render(exchange)?.trim()).map_err(|_| Failed)
+    }
+
+    /// A path in which a value can hold slashes, but neither end the path nor climb.
+    fn render_path(&self, exchange: &Exchange) -> Result<String, Failed> {
+        let Worded::Template(template) = self else { return self.render(exchange) };
+        let dress = |value: &str| utf8_percent_encode(value, NOT_IN_PATH).to_string();
+        let path = template.render_with(exchange, dress)?;
+        let climbs = path.split('/').any(|segment| {
+            let plain = segment.replace("%2e", ".").replace("%2E", ".");
+            plain == "." || plain == ".."
+        });
+        (is_path(&path) && !climbs).then_some(path).ok_or(Failed)
+    }
+}
+
+impl Changes<Worded, Worded> {
+    fn render(&self, exchange: &Exchange) -> Result<Changes<String, HeaderValue>, Failed> {
+        Ok(Changes {
+            path: self.path.as_ref().map(|path| path.render_path(exchange)).transpose()?,
+            headers: self.headers.try_map(|value| value.render_header(exchange))?,
+            host: self.host.as_ref().map(|host| host.render_header(exchange)).transpose()?,
+            body: self.body.try_map(|value| value.render(exchange))?,
+            query: self.query.try_map(|value| value.render(exchange))?,
+        })
+    }
 }
 
 /// Bodies that are understood.
@@ -38,6 +106,7 @@ struct RequestTransformer {
 enum Form {
     Json,
     UrlEncoded,
+    Multipart,
 }
 
 impl Form {
@@ -48,7 +117,8 @@ impl Form {
         } else if is_media(content_type, "application/json") {
             Some(Form::Json)
         } else {
-            is_media(content_type, "application/x-www-form-urlencoded").then_some(Form::UrlEncoded)
+            let url_encoded = is_media(content_type, "application/x-www-form-urlencoded").then_some(Form::UrlEncoded);
+            url_encoded.or_else(|| multipart::boundary(headers).map(|_| Form::Multipart))
         }
     }
 }
@@ -57,13 +127,21 @@ impl Plugin for RequestTransformer {
     fn body_limit(&self, exchange: &Exchange) -> Option<usize> {
         let form = Form::of(&exchange.request.headers)?;
         let moves = form == Form::UrlEncoded && self.moves_form();
-        (!exchange.body.is_empty() && (moves || !self.body.is_empty())).then_some(BODY_BYTES_MAX)
+        (!exchange.body.is_empty() && (moves || self.edits_body())).then_some(BODY_BYTES_MAX)
     }
 
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         // By the content type that the client sent: that is what was held.
         let form = Form::of(&exchange.request.headers);
-        if let Some(path) = &self.path {
+        let rendered = match self.drafts.as_ref().map(|drafts| drafts.render(exchange)).transpose() {
+            Ok(rendered) => rendered,
+            Err(Failed) => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                return Reply::templated(KIND.name, status, "An unexpected error occurred").into();
+            }
+        };
+        let changes = rendered.as_ref().unwrap_or(&self.changes);
+        if let Some(path) = &changes.path {
             exchange.upstream_path.clone_from(path);
         }
         if let Some(method) = &self.method {
@@ -72,14 +150,16 @@ impl Plugin for RequestTransformer {
                 join_form(exchange);
             }
         }
-        headers::edit(&self.headers, &mut exchange.request.headers);
-        if let Some(host) = &self.host {
+        // Read before the headers change: it names the boundary of what is held.
+        let boundary = multipart::boundary(&exchange.request.headers).map(str::to_owned);
+        headers::edit(&changes.headers, &mut exchange.request.headers);
+        if let Some(host) = &changes.host {
             exchange.upstream_host = Some(host.clone());
         }
-        if let Some(form) = form.filter(|_| !self.body.is_empty()) {
-            self.edit_body(form, exchange);
+        if let Some(form) = form.filter(|_| !changes.body.is_empty()) {
+            edit_body(&changes.body, form, boundary.as_deref().unwrap_or_default(), exchange);
         }
-        if let Some(query) = pairs::edit(&self.query, exchange.query.as_deref().unwrap_or_default()) {
+        if let Some(query) = pairs::edit(&changes.query, exchange.query.as_deref().unwrap_or_default()) {
             exchange.query = Some(query).filter(|query| !query.is_empty());
         }
         Flow::Continue
@@ -92,22 +172,25 @@ impl RequestTransformer {
         self.method.as_ref().is_some_and(|m| [Method::GET, Method::HEAD, Method::TRACE].contains(m))
     }
 
-    fn edit_body(&self, form: Form, exchange: &mut Exchange) {
-        let body = match &exchange.body {
-            RequestBody::Empty => Bytes::new(),
-            RequestBody::Whole(body) => body.clone(),
-            RequestBody::Stream { .. } => return,
-        };
-        let edited = match form {
-            Form::Json => json::edit(&self.body, &body),
-            Form::UrlEncoded => {
-                str::from_utf8(&body).ok().and_then(|t| pairs::edit(&self.body, t)).map(String::into_bytes)
-            }
-        };
-        if let Some(edited) = edited {
-            exchange.request.headers.insert(CONTENT_LENGTH, HeaderValue::from(edited.len()));
-            exchange.body = RequestBody::Whole(edited.into());
-        }
+    fn edits_body(&self) -> bool {
+        !self.changes.body.is_empty() || self.drafts.as_ref().is_some_and(|drafts| !drafts.body.is_empty())
+    }
+}
+
+fn edit_body(edits: &Edits<String, String>, form: Form, boundary: &str, exchange: &mut Exchange) {
+    let body = match &exchange.body {
+        RequestBody::Empty => Bytes::new(),
+        RequestBody::Whole(body) => body.clone(),
+        RequestBody::Stream { .. } => return,
+    };
+    let edited = match form {
+        Form::Json => json::edit(edits, &body),
+        Form::UrlEncoded => str::from_utf8(&body).ok().and_then(|t| pairs::edit(edits, t)).map(String::into_bytes),
+        Form::Multipart => multipart::edit(edits, boundary, &body),
+    };
+    if let Some(edited) = edited {
+        exchange.request.headers.insert(CONTENT_LENGTH, HeaderValue::from(edited.len()));
+        exchange.body = RequestBody::Whole(edited.into());
     }
 }
 
@@ -127,11 +210,64 @@ fn compile(fields: &Fields<'_>, _setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let method = fields.string("http_method").and_then(|text| method(fields, &text));
     let sections = Sections::of(fields, Dollar::Template);
     let path = sections.replace.as_ref().and_then(path);
-    let mut headers = sections.headers(true);
-    let host = headers.replace.iter().rev().find(|(name, _)| name == HOST).map(|(_, value)| value.clone());
-    headers.replace.retain(|(name, _)| name != HOST);
-    let (body, query) = (sections.texts("body"), sections.texts("querystring"));
-    Some(Arc::new(RequestTransformer { path, method, headers, host, body, query }))
+    let mut headers = sections.headers_of(true, |section, entry| {
+        let worded = worded(section, entry.place, &entry.value)?;
+        // A text is judged now, a template when it is rendered.
+        if let Worded::Text(text) = &worded {
+            header_value(section, entry.place, text)?;
+        }
+        Some(worded)
+    });
+    let texts = |key| sections.edits(key, |section, _, entry| worded(section, entry.place, &entry.value));
+    let (body, query) = (texts("body"), texts("querystring"));
+    let (hosts, replace): (Vec<_>, Vec<_>) = headers.replace.into_iter().partition(|(name, _)| name == HOST);
+    headers.replace = replace;
+    let host = hosts.into_iter().next_back().map(|(_, value)| value);
+    let drafts = Changes { path, headers, host, body, query };
+    // Without a template nothing depends on the request: it is rendered here once.
+    let Some(changes) = drafts.settled() else {
+        return Some(Arc::new(RequestTransformer { method, changes: Changes::none(), drafts: Some(drafts) }));
+    };
+    Some(Arc::new(RequestTransformer { method, changes, drafts: None }))
+}
+
+impl Changes<Worded, Worded> {
+    /// The changes, when they are the same for every request.
+    fn settled(&self) -> Option<Changes<String, HeaderValue>> {
+        let text = |value: &Worded| match value {
+            Worded::Text(text) => Ok(text.clone()),
+            Worded::Template(_) => Err(()),
+        };
+        let header = |value: &Worded| text(value).and_then(|text| HeaderValue::from_str(text.trim()).map_err(|_| ()));
+        Some(Changes {
+            path: self.path.as_ref().map(text).transpose().ok()?,
+            headers: self.headers.try_map(header).ok()?,
+            host: self.host.as_ref().map(header).transpose().ok()?,
+            body: self.body.try_map(text).ok()?,
+            query: self.query.try_map(text).ok()?,
+        })
+    }
+}
+
+impl Changes<String, HeaderValue> {
+    fn none() -> Self {
+        Changes { path: None, headers: Edits::none(), host: None, body: Edits::none(), query: Edits::none() }
+    }
+}
+
+/// Reads a value; reports a template that is not understood.
+fn worded(section: &Fields<'_>, place: Place, text: &str) -> Option<Worded> {
+    if !text.contains("$(") {
+        return Some(Worded::Text(text.to_owned()));
+    }
+    match Template::parse(text) {
+        Ok(template) => Some(Worded::Template(template)),
+        Err(what) => {
+            let help = "docs/plugins/request-transformer.md lists what a template can say; with `--allow-unsupported` this entry is left out";
+            section.report.unsupported(place, format!("{what} in a template"), Some(help));
+            None
+        }
+    }
 }
 
 fn method(fields: &Fields<'_>, text: &str) -> Option<Method> {
@@ -149,23 +285,27 @@ fn method(fields: &Fields<'_>, text: &str) -> Option<Method> {
     method
 }
 
-fn path(replace: &Fields<'_>) -> Option<String> {
+fn path(replace: &Fields<'_>) -> Option<Worded> {
     let text = replace.string("uri")?;
     let place = replace.place_of("uri");
-    if text.contains("$(") {
-        let help = "templates are not evaluated; with `--allow-unsupported` the path stays";
-        replace.report.unsupported(place, "template in `replace.uri`", Some(help));
-        return None;
-    }
-    let sound = text.starts_with('/')
-        && !text.contains(['?', '#'])
-        && text.bytes().all(|b| b.is_ascii_graphic())
-        && PathAndQuery::try_from(text.as_str()).is_ok();
+    let worded = worded(replace, place, &text)?;
+    // The first part of a template can be a value that brings the slash.
+    let sound = match &worded {
+        Worded::Text(text) => is_path(text),
+        Worded::Template(_) => text.starts_with(['/', '$']),
+    };
     if !sound {
         let expected = "a percent-encoded path that begins with `/`, without a query";
         replace.report.mismatch(place, "`replace.uri` is no path", expected);
     }
-    sound.then_some(text)
+    sound.then_some(worded)
+}
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/')
+        && !text.contains(['?', '#'])
+        && text.bytes().all(|b| b.is_ascii_graphic())
+        && PathAndQuery::try_from(text).is_ok()
 }
 
 #[cfg(test)]
@@ -269,13 +409,59 @@ append: {headers: ['h2:more'], querystring: ['q3:v2'], body: ['p1:v2']}
     }
 
     #[test]
+    fn templates_see_the_request_as_it_came() {
+        let config = "
+replace: {uri: '/v2/$(query_params.id)/$(headers.x-none or headers.x_old)', headers: ['x-old:new', 'Host:$(headers.x_old).test']}
+remove: {querystring: [id]}
+add: {headers: ['x-was:$(headers[\"x-old\"])'], querystring: ['was:$(query_params.id)'], body: ['id:$(query_params.id)']}";
+        let ex = run(&config.replace("headers.x-none or ", ""), "/?id=4%202", &[JSON, ("x-old", "o")], "{}");
+        assert_eq!(ex.upstream_path, "/v2/4%202/o");
+        assert_eq!(ex.query.as_deref(), Some("was=4%202"));
+        assert_eq!(
+            (&ex.request.headers["x-was"], &ex.request.headers["x-old"]),
+            (&"o".parse().expect("v"), &"new".parse().expect("v"))
+        );
+        assert_eq!(ex.upstream_host.as_ref().expect("host"), "o.test");
+        assert_eq!(body_of(&ex), r#"{"id":"4 2"}"#);
+    }
+
+    #[test]
+    fn a_value_cannot_break_out_of_its_place() {
+        let plugin = good(&KIND, "{replace: {uri: '/v2/$(query_params.p)'}}");
+        let path = |target: &str| {
+            let mut ex = Exchange::for_test("GET", target, &[]);
+            match plugin.on_request(&mut ex) {
+                Flow::Continue => ex.upstream_path,
+                Flow::Reply(reply) => reply.status.as_u16().to_string(),
+            }
+        };
+        assert_eq!(path("/?p=a/b%3Fc%23d%20e%0d%0af"), "/v2/a/b%3Fc%23d%20e%0D%0Af");
+        assert_eq!(path("/?p=../x"), "500");
+        assert_eq!(path("/?p=%252e%252E/x"), "500");
+        let plugin = good(&KIND, "{add: {headers: ['x:$(query_params.p)']}}");
+        let mut ex = Exchange::for_test("GET", "/?p=a%0d%0ab:c", &[]);
+        assert!(matches!(plugin.on_request(&mut ex), Flow::Reply(reply) if reply.status == 500));
+        assert!(!ex.request.headers.contains_key("x"));
+    }
+
+    #[test]
+    fn multipart_fields_change() {
+        let headers = [("content-type", "multipart/form-data; boundary=B")];
+        let body = "--B\r\nContent-Disposition: form-data; name=\"gone\"\r\n\r\n1\r\n--B--\r\n";
+        let ex = run(LISTS, "/", &headers, body);
+        assert_eq!(body_of(&ex), "--B\r\nContent-Disposition: form-data; name=\"p2\"\r\n\r\nv2\r\n--B--\r\n");
+    }
+
+    #[test]
     fn faults_are_told_where() {
         for (config, words) in [
             ("add:\n  headers: ['a']", ":2:13: error: the entry of `a` has no value"),
             ("add: {headers: ['a b:c']}", "no header name"),
             ("add: {headers: [\"a:b\\nc\"]}", "no header value"),
-            ("add: {querystring: ['a:$(headers.x)']}", "not yet supported: template in the entry of `a`"),
-            ("replace: {uri: '/$(uri_captures.a)'}", "template in `replace.uri`"),
+            ("add: {querystring: ['a:$(x)']}", "not yet supported: `x` in a template"),
+            ("replace: {uri: '/$(10 * uri_captures.a)'}", "not yet supported: `*` in a template"),
+            ("replace: {uri: 'x$(uri_captures.a)'}", "begins with `/`"),
+            ("rename: {headers: ['a:$(headers.b)']}", "template in the new name of `a`"),
             ("replace: {uri: 'x'}", "begins with `/`"),
             ("replace: {uri: '/x y'}", "begins with `/`"),
             ("replace: {uri: '/x?a'}", "without a query"),
@@ -294,7 +480,7 @@ append: {headers: ['h2:more'], querystring: ['q3:v2'], body: ['p1:v2']}
         let config = "{add: {headers: ['Host:x', 'Content-Length:1', 'b:$(c)', 'd:e']}, remove: {headers: [host]}}";
         let (plugin, report) = build(&KIND, config, true, &shared());
         assert_eq!(report.matches("has no effect").count(), 3, "{report}");
-        assert!(report.contains("warning: template in the entry of `b`"), "{report}");
+        assert!(report.contains("warning: `c` in a template"), "{report}");
         let mut ex = Exchange::for_test("GET", "/", &[("host", "h")]);
         pass(&plugin.expect("compiles"), &mut ex);
         assert_eq!(ex.request.headers.len(), 2);

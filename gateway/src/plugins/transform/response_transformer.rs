@@ -47,7 +47,7 @@ impl ResponseTransformer {
 
 fn compile(fields: &Fields<'_>, _setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let sections = Sections::of(fields, Dollar::Text);
-    let headers = sections.headers(false);
+    let headers = sections.headers();
     let json = sections.edits("json", typed);
     sections.require_types_of_json();
     Some(Arc::new(ResponseTransformer { headers, json }))

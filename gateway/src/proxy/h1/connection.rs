@@ -98,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.sent = 0;
         let live = Live { connection: self, home, is_sent: false };
         let sender = Sender::new(head, body);
-        Exchange::new(live, sender, *head.method == Method::HEAD, head.upgrade.is_some())
+        Exchange::new(live, sender, *head.method == Method::HEAD, head.upgrade.cloned())
     }
 }
 

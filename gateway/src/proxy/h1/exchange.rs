@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::UPGRADE;
 use http::response::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -48,14 +49,19 @@ struct Awaited {
     /// Why sending stopped; a response may still explain it.
     write_failure: Option<Reason>,
     to_head: bool,
-    upgrade: bool,
+    upgrade: Option<HeaderValue>,
     scanned: usize,
     interim: u32,
     interim_bytes: usize,
 }
 
 impl<S, B, H> Exchange<S, B, H> {
-    pub(super) fn new(live: Live<S, H>, sender: Result<Sender<B>, Reason>, to_head: bool, upgrade: bool) -> Self {
+    pub(super) fn new(
+        live: Live<S, H>,
+        sender: Result<Sender<B>, Reason>,
+        to_head: bool,
+        upgrade: Option<HeaderValue>,
+    ) -> Self {
         let (sender, refused) = match sender {
             Ok(sender) => (Some(sender), None),
             Err(reason) => (None, Some(reason)),
@@ -163,6 +169,9 @@ impl Awaited {
     fn take_head<S, H>(&mut self, live: &mut Live<S, H>) -> Result<Option<ResponseHead>, Reason> {
         let limit = live.connection.limits.head_bytes_max;
         let read = &mut live.connection.read;
+        if read.is_empty() {
+            return Ok(None);
+        }
         if !parse::may_begin(read.bytes()) {
             return Err(Reason::HeadSyntax);
         }
@@ -174,6 +183,15 @@ impl Awaited {
         self.scanned = 0;
         self.interim_bytes += end;
         parse::parse_head(&read.split(end as u64), self.to_head).map(Some)
+    }
+
+    /// Whether a 101 grants what was asked for, and nothing else (RFC 9110 section 7.8).
+    fn is_granted(&self, headers: &HeaderMap) -> bool {
+        let mut given = headers.get_all(UPGRADE).iter();
+        match (&self.upgrade, given.next(), given.next()) {
+            (Some(asked), Some(given), None) => asked.as_bytes().eq_ignore_ascii_case(given.as_bytes()),
+            _ => false,
+        }
     }
 
     fn conclude<S, B, H>(
@@ -190,7 +208,7 @@ impl Awaited {
     {
         let ResponseHead { parts, delimiter, reusable } = head;
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.upgrade || !live.is_sent {
+            if !self.is_granted(&parts.headers) || !live.is_sent {
                 return Err(live.failure(Reason::UnaskedUpgrade, true));
             }
             let (io, early) = live.into_transport();

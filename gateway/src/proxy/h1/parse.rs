@@ -101,31 +101,52 @@ pub(super) fn parse_trailers(block: &Bytes) -> Result<HeaderMap, Reason> {
     Ok(map)
 }
 
-/// Whether a field may stand in trailers: not framing, routing, authentication or content format (RFC 9110 section
-/// 6.5.1), and not hop-by-hop.
+/// Whether a field may stand in trailers: not framing, routing, authentication, request control or content format (RFC
+/// 9110 section 6.5.1), not hop-by-hop, and none that tells an upstream who the client is. A name is judged as a server
+/// would read it that takes `_` for `-`.
 pub(super) fn may_trail(name: &HeaderName) -> bool {
-    !matches!(
-        name.as_str(),
-        "connection"
+    let name = name.as_str();
+    if name.contains('_') { is_trailing(&name.replace('_', "-")) } else { is_trailing(name) }
+}
+
+fn is_trailing(name: &str) -> bool {
+    const IDENTITY: [&str; 7] =
+        ["x-anonymous-", "x-authenticated-", "x-consumer-", "x-credential-", "x-forwarded-", "x-kong-", "x-real-ip"];
+    let listed = matches!(
+        name,
+        "age"
+            | "authorization"
+            | "cache-control"
+            | "connection"
             | "content-encoding"
             | "content-length"
             | "content-range"
             | "content-type"
-            | "host"
-            | "keep-alive"
-            | "authorization"
             | "cookie"
             | "expect"
+            | "expires"
+            | "forwarded"
+            | "host"
+            | "keep-alive"
+            | "location"
+            | "max-forwards"
+            | "pragma"
+            | "proxy"
             | "proxy-authenticate"
             | "proxy-authorization"
             | "proxy-connection"
+            | "range"
+            | "retry-after"
             | "set-cookie"
             | "te"
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
+            | "vary"
+            | "via"
             | "www-authenticate"
-    )
+    );
+    !(listed || name.starts_with("if-") || IDENTITY.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// A field whose value shares the memory of `block`.

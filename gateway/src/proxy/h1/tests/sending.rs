@@ -338,6 +338,12 @@ fn an_upgrade_that_was_asked_for_gives_the_transport() {
         assert!(rest.is_empty() && nest.take().is_none());
         drop(pipe);
     }
+    for other in ["", "Upgrade: evil\r\n", "Upgrade: websocket\r\nUpgrade: evil\r\n", "Upgrade: websocket, evil\r\n"] {
+        let response = format!("HTTP/1.1 101 Switching\r\n{other}Connection: upgrade\r\n\r\n");
+        let (connection, _) = connect([Step::Written(1), data(response.as_bytes())]);
+        let failure = finish(connection.exchange(&head, Empty::<Bytes>::new(), Nest::new())).unwrap_err();
+        assert_eq!(failure.reason.word(), "unasked_upgrade", "{other:?}");
+    }
     let (connection, _) = connect([Step::Written(1), data(OK)]);
     let nest = Nest::new();
     let reply = finish(connection.exchange(&head, Empty::<Bytes>::new(), nest.clone())).unwrap();

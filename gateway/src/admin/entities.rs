@@ -1,0 +1,209 @@
+//! Kong's read endpoints: lists, single entities by id or name, children of an entity, tags, schemas, health. There is no
+//! database, so nothing can be written here but a whole configuration.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::page::Page;
+use super::{json_of, message};
+use crate::clock;
+use crate::config::Snapshot;
+use crate::config::entities::Entities;
+use crate::config::schema;
+use crate::plugins::REGISTRY;
+
+/// Lists by their address, where it differs from the entity's name.
+const ALIASES: &[(&str, &str)] = &[
+    ("key-auths", "keyauth_credentials"),
+    ("jwts", "jwt_secrets"),
+    ("basic-auths", "basicauth_credentials"),
+    ("hmac-auths", "hmacauth_credentials"),
+    ("oauth2", "oauth2_credentials"),
+    ("key-sets", "key_sets"),
+    ("key-auth", "keyauth_credentials"),
+    ("jwt", "jwt_secrets"),
+    ("basic-auth", "basicauth_credentials"),
+    ("hmac-auth", "hmacauth_credentials"),
+];
+
+/// Singular addresses of the entity that another refers to.
+const PARENTS: &[(&str, &str)] = &[
+    ("service", "services"),
+    ("route", "routes"),
+    ("consumer", "consumers"),
+    ("upstream", "upstreams"),
+    ("certificate", "certificates"),
+    ("set", "key_sets"),
+];
+
+/// Answers a request for entities.
+pub fn answer(
+    snapshot: &Snapshot,
+    method: &Method,
+    path: &str,
+    query: &str,
+    node: &str,
+    loaded_unix_s: u64,
+) -> http::Response<Full<Bytes>> {
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .map(|part| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned())
+        .collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let known = parts.first().is_some_and(|first| kind(first).is_some());
+    if *method != Method::GET && *method != Method::HEAD {
+        return if known { unwritable(parts[0]) } else { message(StatusCode::NOT_FOUND, "Not found") };
+    }
+    let entities = snapshot.entities(clock::monotonic_ns());
+    let view = View { entities: &entities, path, query, node, loaded_unix_s };
+    match view.read(&parts) {
+        Ok(Some(value)) => json_of(StatusCode::OK, &value),
+        Ok(None) => message(StatusCode::NOT_FOUND, "Not found"),
+        Err(fields) => json_of(
+            StatusCode::BAD_REQUEST,
+            &json!({ "code": 2, "name": "schema violation", "message": "schema violation", "fields": fields }),
+        ),
+    }
+}
+
+/// Kong's words for a write without a database.
+fn unwritable(list: &str) -> http::Response<Full<Bytes>> {
+    let kind = kind(list).unwrap_or(list);
+    let text = format!(
+        "cannot create, update or delete '{kind}' entities when not using a database; POST /config takes a whole configuration"
+    );
+    json_of(StatusCode::METHOD_NOT_ALLOWED, &json!({ "code": 12, "name": "operation unsupported", "message": text }))
+}
+
+fn kind(list: &str) -> Option<&'static str> {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == list).map(|(_, kind)| *kind);
+    alias.or_else(|| schema::entity(list).map(|entity| entity.name))
+}
+
+struct View<'a> {
+    entities: &'a Entities,
+    path: &'a str,
+    query: &'a str,
+    node: &'a str,
+    loaded_unix_s: u64,
+}
+
+type Answer = Result<Option<Value>, Value>;
+
+impl View<'_> {
+    fn read(&self, parts: &[&str]) -> Answer {
+        match parts {
+            ["endpoints"] => Ok(Some(endpoints())),
+            ["plugins", "enabled"] => {
+                Ok(Some(json!({ "enabled_plugins": REGISTRY.iter().map(|k| k.name).collect::<Vec<_>>() })))
+            }
+            ["plugins", "schema", name] | ["schemas", "plugins", name] => Ok(schema::kong_plugin(name)),
+            ["schemas", name] => Ok(schema::kong_entity(name)),
+            ["tags"] => self.page(self.tagged(None).iter()),
+            ["tags", tag] => self.page(self.tagged(Some(tag)).iter()),
+            ["upstreams", name, "health"] => self.health(name),
+            ["upstreams", name, "targets", "all"] => self.children("upstreams", name, "targets"),
+            [list] => match kind(list) {
+                Some(kind) => self.page(self.entities.list(kind).iter()),
+                None => Ok(None),
+            },
+            [list, name] => Ok(kind(list).and_then(|kind| self.entities.find(kind, name)).map(|e| self.dated(e))),
+            [list, name, child] => {
+                let Some(kind) = kind(list) else { return Ok(None) };
+                match PARENTS.iter().find(|(singular, _)| singular == child) {
+                    Some((field, parent)) => {
+                        let id = self.entities.find(kind, name).and_then(|e| e[*field]["id"].as_str());
+                        Ok(id.and_then(|id| self.entities.find(parent, id)).map(|e| self.dated(e)))
+                    }
+                    None => self.children(kind, name, child),
+                }
+            }
+            // An entity by way of its parent.
+            [list, name, child, own] => {
+                let (Some(parent), Some(child)) = (kind(list), kind(child)) else { return Ok(None) };
+                let (Some(parent), Some(entity)) = (self.entities.find(parent, name), self.entities.find(child, own))
+                else {
+                    return Ok(None);
+                };
+                let belongs =
+                    PARENTS.iter().any(|(field, _)| !parent["id"].is_null() && entity[*field]["id"] == parent["id"]);
+                Ok(belongs.then(|| self.dated(entity)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Entities whose file says no time are as old as the configuration.
+    fn dated(&self, entity: &Value) -> Value {
+        let mut entity = entity.clone();
+        for time in ["created_at", "updated_at"] {
+            if entity.get(time).is_some_and(Value::is_null) {
+                entity[time] = self.loaded_unix_s.into();
+            }
+        }
+        entity
+    }
+
+    fn page<'b>(&self, list: impl Iterator<Item = &'b Value>) -> Answer {
+        let mut page = Page::of(self.query)?.cut(list, self.path);
+        if let Some(data) = page["data"].as_array_mut() {
+            for entity in data {
+                *entity = self.dated(entity);
+            }
+        }
+        Ok(Some(page))
+    }
+
+    fn children(&self, parent: &str, name: &str, child: &str) -> Answer {
+        let Some(entity) = schema::entity(parent) else { return Ok(None) };
+        let Some(id) = self.entities.find(parent, name).map(|e| e["id"].clone()) else { return Ok(None) };
+        let Some(child) = kind(child).filter(|child| entity.children.contains(child)) else { return Ok(None) };
+        let field = entity.singular();
+        self.page(self.entities.list(child).iter().filter(|e| e[field]["id"] == id))
+    }
+
+    fn tagged(&self, only: Option<&str>) -> Vec<Value> {
+        let mut found = Vec::new();
+        for (kind, list) in self.entities.all() {
+            for entity in list {
+                for tag in entity["tags"].as_array().into_iter().flatten() {
+                    if only.is_none_or(|only| tag == only) {
+                        found.push(json!({ "entity_name": kind.name, "entity_id": entity["id"], "tag": tag }));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Targets with their health; without health checks they are in use whatever happens.
+    fn health(&self, name: &str) -> Answer {
+        let Some(upstream) = self.entities.find("upstreams", name) else { return Ok(None) };
+        let targets = self.entities.list("targets").iter().filter(|t| t["upstream"]["id"] == upstream["id"]);
+        let targets: Vec<Value> = targets
+            .map(|target| {
+                let mut target = self.dated(target);
+                target["health"] = "HEALTHCHECKS_OFF".into();
+                target
+            })
+            .collect();
+        let mut page = Page::of(self.query)?.cut(targets.iter(), self.path);
+        page["node_id"] = self.node.into();
+        Ok(Some(page))
+    }
+}
+
+fn endpoints() -> Value {
+    let lists = schema::ENTITIES.iter().flat_map(|entity| {
+        let own = format!("/{}", entity.name);
+        [own.clone(), format!("{own}/{{{}}}", entity.name)]
+    });
+    let fixed = ["/", "/status", "/metrics", "/config", "/endpoints", "/tags", "/tags/{tags}", "/plugins/enabled"];
+    let schemas = ["/schemas/{name}", "/schemas/plugins/{name}", "/upstreams/{upstreams}/health", "/edge", "/edge/why"];
+    let mut data: Vec<String> = lists.chain(fixed.into_iter().chain(schemas).map(str::to_owned)).collect();
+    data.sort();
+    json!({ "data": data })
+}

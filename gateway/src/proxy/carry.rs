@@ -1,0 +1,144 @@
+//! Bytes of a stream route, both ways, between a client and a target of its service. It must not know what they mean.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::transport::{self, Transport};
+use super::worker::{Local, Worker};
+use crate::clock;
+use crate::config::snapshot::{Service, Target};
+use crate::upstreams::group::{Chance, HashOn};
+use crate::upstreams::health::Sign;
+use crate::upstreams::member::Ride;
+use crate::upstreams::ring;
+
+/// A connection that has its route.
+pub struct Carried<'a> {
+    /// The configuration that it began with.
+    pub local: &'a Rc<Local>,
+    /// Place of its route.
+    pub route: usize,
+    /// The client.
+    pub source: SocketAddr,
+}
+
+/// Carries a connection to its end. A plugin that refuses it, or a service without a target, closes it (Kong).
+pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, carried: Carried<'_>, client: S) {
+    let snapshot = &carried.local.snapshot;
+    let route = &snapshot.routes[carried.route];
+    let allowed = route.chain.slots.iter().all(|slot| {
+        slot.instance(None, route.protocols).is_none_or(|plugin| plugin.on_connection(carried.source.ip()))
+    });
+    let Some(service) = route.service.map(|service| &snapshot.services[service]).filter(|_| allowed) else {
+        tracing::debug!(source = %carried.source, route = %route.info.id, "stream connection refused");
+        return;
+    };
+    let Some((upstream, _ride)) = connect(worker, &carried, service).await else {
+        tracing::debug!(source = %carried.source, route = %route.info.id, "no target for a stream connection");
+        return;
+    };
+    relay(client, upstream, service.read_timeout).await;
+}
+
+/// A connection to a target, and the ride on it.
+async fn connect(worker: &Rc<Worker>, carried: &Carried<'_>, service: &Service) -> Option<(Transport, Option<Ride>)> {
+    let id = carried.local.snapshot.routes[carried.route].service?;
+    let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
+    for _ in 0..=service.retries.min(RETRIES_MAX) {
+        let now_ns = clock::monotonic_ns();
+        let (target, ride) = choose(worker, carried, service, id, &mut tried, now_ns)?;
+        let opened = tokio::time::timeout(service.connect_timeout, open(worker, service, &target, now_ns)).await;
+        let sign = match opened {
+            Ok(Ok(transport)) => return Some((transport, ride)),
+            Ok(Err(_)) => Sign::TcpFailure,
+            Err(_) => Sign::Timeout,
+        };
+        if let (Some(group), Some(last)) = (&service.group, tried.last()) {
+            group.witness(*last, sign);
+        }
+    }
+    None
+}
+
+/// Attempts after the first at most, whatever a service asks for.
+const RETRIES_MAX: u32 = 100;
+
+fn choose(
+    worker: &Worker,
+    carried: &Carried<'_>,
+    service: &Service,
+    id: usize,
+    tried: &mut SmallVec<[usize; 4]>,
+    now_ns: u64,
+) -> Option<(Target, Option<Ride>)> {
+    let Some(group) = &service.group else { return Some((service.targets.first()?.clone(), None)) };
+    // Of what Kong hashes on only the address is known of a stream.
+    let by_ip = group.hash_on.contains(&HashOn::Ip);
+    let hash = by_ip.then(|| ring::hash(carried.source.ip().to_string().as_bytes()));
+    let chance = Chance { turns: (&worker.turns, id), hash, tried, random: rand::random(), now_ns };
+    let chosen = group.choose(&chance)?;
+    tried.push(chosen);
+    Some((service.targets.get(chosen)?.clone(), Some(Ride::begin(&group.places[chosen].member))))
+}
+
+async fn open(worker: &Rc<Worker>, service: &Service, target: &Target, now_ns: u64) -> io::Result<Transport> {
+    let ip = match target.ip {
+        Some(ip) => Some(ip),
+        None => worker.resolver.address(&target.host, now_ns).await,
+    };
+    let ip = ip.ok_or(io::ErrorKind::NotFound)?;
+    let tls = service.tls.then_some((target.host.as_str(), service.tls_verify));
+    transport::open(SocketAddr::new(ip, target.port), tls, &worker.tls).await
+}
+
+/// Copies both ways until both sides have ended, one breaks, or nothing has moved for `idle_max`.
+async fn relay(client: impl AsyncRead + AsyncWrite + Unpin, upstream: Transport, idle_max: std::time::Duration) {
+    let moved = Rc::new(Cell::new(0));
+    let mut client = Watched { stream: client, moved: Rc::clone(&moved) };
+    let mut upstream = Watched { stream: upstream, moved: Rc::clone(&moved) };
+    let copying = tokio::io::copy_bidirectional(&mut client, &mut upstream);
+    let mut copying = std::pin::pin!(copying);
+    loop {
+        let before = moved.get();
+        tokio::select! {
+            // Either side may end it at any time; there is nobody to tell.
+            _ = &mut copying => return,
+            () = tokio::time::sleep(idle_max) => if moved.get() == before { return },
+        }
+    }
+}
+
+/// A stream whose reads are counted.
+struct Watched<S> {
+    stream: S,
+    moved: Rc<Cell<u64>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        self.moved.set(self.moved.get() + 1);
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        self.moved.set(self.moved.get() + 1);
+        Poll::Ready(result)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,82 @@
+//! `cargo xtask fuzz`: the parsers under libFuzzer and a sanitizer, each for some minutes from its committed corpus; or
+//! mutants of requests over the wire against the real binary.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::{build, shell};
+
+/// Targets of `fuzz/`, and the one over the wire.
+const TARGETS: [&str; 7] = ["config", "host", "jwt", "packet", "path", "response", "sanitize"];
+const WIRE: &str = "wire";
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// One target only: config, host, jwt, packet, path, response, sanitize, or wire (default: all)
+    target: Option<String>,
+    /// Minutes for each target of libFuzzer
+    #[arg(long, default_value_t = 1)]
+    minutes: u64,
+    /// Mutants over the wire
+    #[arg(long, default_value_t = 30_000)]
+    mutants: u64,
+    /// Seed of the mutants over the wire
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+}
+
+/// Fuzzes.
+///
+/// # Errors
+/// A tool is missing, or there is a finding; libFuzzer says where its input lies (`fuzz/artifacts`).
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let wanted = |name: &str| options.target.as_deref().is_none_or(|target| target == name);
+    if let Some(target) = &options.target
+        && target != WIRE
+        && !TARGETS.contains(&target.as_str())
+    {
+        bail!("no target `{target}`: {} or {WIRE}", TARGETS.join(", "));
+    }
+    for target in TARGETS.into_iter().filter(|target| wanted(target)) {
+        parser(target, options.minutes)?;
+    }
+    if wanted(WIRE) {
+        wire(options)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parser(target: &str, minutes: u64) -> Result<()> {
+    if shell::output(shell::cargo().args(["+nightly", "fuzz", "--version"])).is_none() {
+        bail!(
+            "cargo-fuzz or the nightly compiler is missing: rustup toolchain install nightly; cargo install cargo-fuzz"
+        );
+    }
+    // What is found besides goes to a folder that is not committed; the committed corpus is read.
+    let found = shell::root().join("fuzz/target/found").join(target);
+    std::fs::create_dir_all(&found)?;
+    let mut command = shell::program("cargo");
+    command.current_dir(shell::root().join("fuzz"));
+    command.args(["+nightly", "fuzz", "run", target]).arg(&found).arg(format!("corpus/{target}"));
+    command.args([
+        "--",
+        &format!("-max_total_time={}", minutes * 60),
+        "-rss_limit_mb=4096",
+        "-timeout=10",
+        "-verbosity=0",
+    ]);
+    // Set by the cargo that runs this command, and of another compiler.
+    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    shell::run(&mut command)
+}
+
+fn wire(options: &Options) -> Result<()> {
+    let gateway = build::gateway(build::Profile::Debug)?;
+    let mut command = shell::cargo();
+    command.env("GATEWAY_BIN", gateway);
+    command.env("GATEWAY_MUTANTS", options.mutants.to_string()).env("GATEWAY_SEED", options.seed.to_string());
+    command.args(["test", "--locked", "--package", "gateway-tests", "--test", "blackbox", "--"]);
+    command.args(["hostile::mutants", "--nocapture"]);
+    shell::run(&mut command)
+}
