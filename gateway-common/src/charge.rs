@@ -3,10 +3,15 @@
 
 use core::sync::atomic::AtomicU64;
 
-use crate::{
-    gcra::{Ceiling, decide},
-    judge::Tables,
-};
+use crate::gcra::{Ceiling, decide};
+
+/// Words that several CPUs share. (Core's own methods do not compile for the kernel's target.)
+pub trait Words {
+    /// What the word holds.
+    fn load(word: &AtomicU64) -> u64;
+    /// Puts `next` into the word if it still holds `seen`, else says what it holds.
+    fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64>;
+}
 
 /// What became of an attempt to charge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +26,7 @@ pub enum Charged {
 
 /// Charges `units` against a ceiling that is raised to 2^`raise` times its rate.
 #[inline(always)]
-pub fn charge<T: Tables>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64, raise: u32) -> Charged {
+pub fn charge<T: Words>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64, raise: u32) -> Charged {
     if ceiling.is_unlimited() {
         return Charged::Admitted;
     }
@@ -42,7 +47,7 @@ pub fn charge<T: Tables>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64
 
 /// One attempt; what the word held if others were faster.
 #[inline(always)]
-fn attempt<T: Tables>(tat: &AtomicU64, seen: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Result<Charged, u64> {
+fn attempt<T: Words>(tat: &AtomicU64, seen: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Result<Charged, u64> {
     let Some(next) = decide(seen, now, cost_ns, depth_ns) else {
         return Ok(Charged::Exceeded);
     };

@@ -4,7 +4,7 @@
 use core::sync::atomic::AtomicU64;
 
 use crate::{
-    charge::{Charged, charge},
+    charge::{Charged, Words, charge},
     gate,
     gcra::Ceiling,
     map::{
@@ -32,7 +32,7 @@ pub enum Proof {
 }
 
 /// Where the executor's tables lie.
-pub trait Tables {
+pub trait Tables: Words {
     /// The settings in force.
     fn settings(&self) -> Option<&Settings>;
     /// A word of the pulse.
@@ -65,11 +65,6 @@ pub trait Tables {
     fn now_ns(&self) -> u64;
     /// Any 32 bits that the sender cannot foresee.
     fn random(&self) -> u32;
-    /// What the word holds.
-    fn load(word: &AtomicU64) -> u64;
-    /// Puts `next` into the word if it still holds `seen`, else says what it holds. (Core's own
-    /// methods do not compile for the kernel's target.)
-    fn compare_exchange(word: &AtomicU64, seen: u64, next: u64) -> Result<(), u64>;
 }
 
 /// What was decided, and by which decision's record (zero: none).

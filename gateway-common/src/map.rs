@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU64;
 use crate::{gcra::Ceiling, source::Source};
 
 /// The number of this layout.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Names of the maps and of the program in the object.
 pub mod name {
@@ -16,6 +16,10 @@ pub mod name {
     pub const CLASSIFIER: &str = "gateway_tc";
     /// The program that a cgroup runs when one of its sockets completes a handshake.
     pub const SOCKETS: &str = "gateway_sockets";
+    /// The program that enters what is sent.
+    pub const EGRESS_PROGRAM: &str = "gateway_egress";
+    /// LRU hash of [`super::Source`] → [`super::Sent`]. Writer: the kernel.
+    pub const EGRESS: &str = "EGRESS";
     /// Array of one [`super::Settings`]. Writer: user space.
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of words, see [`super::PULSE_HEARTBEAT`]. Writer: user space, each word on its own.
@@ -66,6 +70,8 @@ pub const FLOWS_MAX: u32 = 16_384;
 pub const STANDINGS_MAX: u32 = 65_536;
 /// Sources remembered to have completed a handshake, unless configured otherwise.
 pub const VERIFIED_DEFAULT: u32 = 65_536;
+/// Sources whose bytes are counted, unless configured otherwise.
+pub const EGRESS_DEFAULT: u32 = 65_536;
 /// Cells of neighbourhoods (a power of two).
 pub const NEIGHBOURHOOD_CELLS: u32 = 16_384;
 /// SYNs that a CPU counts by itself before it tells the shared meter (a power of two).
@@ -109,6 +115,9 @@ pub const HAS_NEIGHBOURHOODS: u32 = 32;
 /// In [`Settings::lists`]: there are (or may soon be) sources with raised ceilings.
 pub const HAS_STANDINGS: u32 = 64;
 
+/// In [`Settings::lists`]: what is sent is entered in the book.
+pub const HAS_EGRESS: u32 = 128;
+
 /// What the program works by.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +146,8 @@ pub struct Settings {
     pub neighbourhood: Ceilings,
     /// When strangers are shut out, and how much of them is let in then.
     pub gate: Gate,
+    /// Bytes sent to a source.
+    pub sent: Ceiling,
 }
 
 /// Three ceilings.
@@ -302,6 +313,18 @@ pub struct Cell {
     pub spare: AtomicU64,
 }
 
+/// What was sent to a source.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// Bytes on the wire, with every header that the segments of a large packet get there.
+    pub bytes: AtomicU64,
+    /// Packets as the host gave them to the interface: a large one counts once.
+    pub packets: AtomicU64,
+    /// The ceiling's theoretical arrival time.
+    pub tat: AtomicU64,
+}
+
 /// One CPU's count of one outcome.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -344,7 +367,8 @@ pub struct Event {
 }
 
 const _: () = {
-    assert!(size_of::<Settings>() == 96 + 48 + 72);
+    assert!(size_of::<Settings>() == 96 + 48 + 72 + 16);
+    assert!(size_of::<Sent>() == 24);
     assert!(size_of::<Ceilings>() == 48);
     assert!(size_of::<Gate>() == 72);
     assert!(size_of::<Flow>() == 24);
@@ -398,6 +422,7 @@ impl Settings {
         connections: Ceiling::UNLIMITED,
         neighbourhood: Ceilings::UNLIMITED,
         gate: Gate::OPEN,
+        sent: Ceiling::UNLIMITED,
     };
 }
 

@@ -109,6 +109,21 @@ pub enum Unparsed {
 /// Anything but a TCP or UDP header that can be read in full up to what [`Packet`] needs.
 #[inline(always)]
 pub fn parse(frame: impl Cursor) -> Result<Packet, Unparsed> {
+    parse_side::<false>(frame)
+}
+
+/// Reads a frame that this host sends: the address and the sender's port are the receiver's, the port is this host's, and
+/// `opens` says that SYN or RST is set.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn parse_sent(frame: impl Cursor) -> Result<Packet, Unparsed> {
+    parse_side::<true>(frame)
+}
+
+#[inline(always)]
+fn parse_side<const SENT: bool>(frame: impl Cursor) -> Result<Packet, Unparsed> {
     let ethernet = frame.bytes::<14>().ok_or(Unparsed::Malformed)?;
     let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     let mut at = frame.skip(14);
@@ -121,8 +136,8 @@ pub fn parse(frame: impl Cursor) -> Result<Packet, Unparsed> {
         at = at.skip(4);
     }
     match ethertype {
-        ETHERTYPE_IPV4 => ipv4(at),
-        ETHERTYPE_IPV6 => ipv6(at),
+        ETHERTYPE_IPV4 => ipv4::<SENT>(at),
+        ETHERTYPE_IPV6 => ipv6::<SENT>(at),
         ETHERTYPE_ARP => Err(Unparsed::Arp),
         other if is_tag(other) => Err(Unparsed::ManyTags),
         _ => Err(Unparsed::OtherEthertype),
@@ -136,38 +151,49 @@ const fn is_tag(ethertype: u16) -> bool {
 
 /// RFC 791 §3.1.
 #[inline(always)]
-fn ipv4(at: impl Cursor) -> Result<Packet, Unparsed> {
+fn ipv4<const SENT: bool>(at: impl Cursor) -> Result<Packet, Unparsed> {
     let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
     let header_bytes = usize::from(header[0] & 0x0f) * 4;
     if header[0] >> 4 != 4 || header_bytes < 20 {
         return Err(Unparsed::Malformed);
     }
-    let address = Address::v4([header[12], header[13], header[14], header[15]]);
+    let address = if SENT {
+        Address::v4([header[16], header[17], header[18], header[19]])
+    } else {
+        Address::v4([header[12], header[13], header[14], header[15]])
+    };
     let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
     if fragment_offset != 0 {
         return Err(Unparsed::Fragment);
     }
     if header_bytes == 20 {
-        return transport(at.skip(20), header[9], address);
+        return transport::<SENT>(at.skip(20), header[9], address);
     }
-    transport(at.jump(header_bytes), header[9], address)
+    transport::<SENT>(at.jump(header_bytes), header[9], address)
 }
 
 /// RFC 8200 §3, §4.
 #[inline(always)]
-fn ipv6(at: impl Cursor) -> Result<Packet, Unparsed> {
+fn ipv6<const SENT: bool>(at: impl Cursor) -> Result<Packet, Unparsed> {
     let h = at.bytes::<40>().ok_or(Unparsed::Malformed)?;
     if h[0] >> 4 != 6 {
         return Err(Unparsed::Malformed);
     }
-    let address = Address::v6(
-        [h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15]],
-        [h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23]],
-    );
+    let address = if SENT {
+        Address::v6(
+            [h[24], h[25], h[26], h[27], h[28], h[29], h[30], h[31]],
+            [h[32], h[33], h[34], h[35], h[36], h[37], h[38], h[39]],
+        )
+    } else {
+        Address::v6(
+            [h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15]],
+            [h[16], h[17], h[18], h[19], h[20], h[21], h[22], h[23]],
+        )
+    };
     if !is_extension(h[6]) {
-        return transport(at.skip(40), h[6], address);
+        return transport::<SENT>(at.skip(40), h[6], address);
     }
-    extensions(at.jump(40), h[6], address)
+    extensions::<SENT, _>(at.jump(40), h[6], address)
 }
 
 #[inline(always)]
@@ -176,7 +202,11 @@ const fn is_extension(next: u8) -> bool {
 }
 
 #[inline(always)]
-fn extensions<C: Cursor<Far = C>>(mut at: C, mut next: u8, address: Address) -> Result<Packet, Unparsed> {
+fn extensions<const SENT: bool, C: Cursor<Far = C>>(
+    mut at: C,
+    mut next: u8,
+    address: Address,
+) -> Result<Packet, Unparsed> {
     for _ in 0..EXTENSIONS_MAX {
         let extension_bytes = match next {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HIP | SHIM6 => {
@@ -198,28 +228,29 @@ fn extensions<C: Cursor<Far = C>>(mut at: C, mut next: u8, address: Address) -> 
                 next = e[0];
                 8
             }
-            _ => return transport(at, next, address),
+            _ => return transport::<SENT>(at, next, address),
         };
         at = at.jump(extension_bytes);
     }
     if is_extension(next) {
         return Err(Unparsed::ManyExtensions);
     }
-    transport(at, next, address)
+    transport::<SENT>(at, next, address)
 }
 
 #[inline(always)]
-fn transport(at: impl Cursor, protocol: u8, address: Address) -> Result<Packet, Unparsed> {
+fn transport<const SENT: bool>(at: impl Cursor, protocol: u8, address: Address) -> Result<Packet, Unparsed> {
     match protocol {
         TCP => {
             let header = at.bytes::<20>().ok_or(Unparsed::Malformed)?;
-            let (sender_port, port) = ports([header[0], header[1], header[2], header[3]]);
-            // RFC 9293 §3.1: ACK is 0x10, SYN is 0x02.
-            Ok(Packet { address, protocol, port, sender_port, opens: header[13] & 0x12 == 0x02 })
+            let (sender_port, port) = ports::<SENT>([header[0], header[1], header[2], header[3]]);
+            // RFC 9293 §3.1: ACK is 0x10, RST is 0x04, SYN is 0x02.
+            let opens = if SENT { header[13] & 0x06 != 0 } else { header[13] & 0x12 == 0x02 };
+            Ok(Packet { address, protocol, port, sender_port, opens })
         }
         UDP => {
             let header = at.bytes::<8>().ok_or(Unparsed::Malformed)?;
-            let (sender_port, port) = ports([header[0], header[1], header[2], header[3]]);
+            let (sender_port, port) = ports::<SENT>([header[0], header[1], header[2], header[3]]);
             Ok(Packet { address, protocol, port, sender_port, opens: false })
         }
         ICMP | ICMPV6 => Err(Unparsed::Icmp),
@@ -227,10 +258,11 @@ fn transport(at: impl Cursor, protocol: u8, address: Address) -> Result<Packet, 
     }
 }
 
-/// Source and destination, as TCP and UDP begin.
+/// The other's port and this host's; TCP and UDP begin with source and destination.
 #[inline(always)]
-const fn ports(p: [u8; 4]) -> (u16, u16) {
-    (u16::from_be_bytes([p[0], p[1]]), u16::from_be_bytes([p[2], p[3]]))
+const fn ports<const SENT: bool>(p: [u8; 4]) -> (u16, u16) {
+    let (source, destination) = (u16::from_be_bytes([p[0], p[1]]), u16::from_be_bytes([p[2], p[3]]));
+    if SENT { (destination, source) } else { (source, destination) }
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ reasons! {
     Flow = "flow", true;
     /// Above the ceiling that the source's neighbourhood shares.
     Prefix = "prefix", true;
+    /// Sent to a source above its ceiling of bytes.
+    Bandwidth = "bandwidth", true;
     /// Under pressure: a stranger's SYN, answered with a SYN cookie in the host's place.
     Challenged = "challenged", true;
     /// Under pressure: a stranger's SYN above the budget, with no cookie to answer it.

@@ -1,6 +1,6 @@
-//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX (`classify` does so for TC); the
-//! order of the judgement is `gateway_common::judge`, the tables are `tables`, everything that leaves is counted once in
-//! `tally`.
+//! The XDP program. This file alone turns a reason into XDP_PASS, XDP_DROP or XDP_TX (`classify` does so for TC), and lets
+//! a packet out or not; the order of the judgement is `gateway_common::judge`, the tables are `tables`, everything that
+//! leaves is counted once in `tally`.
 #![no_std]
 #![no_main]
 // Core's atomics lack compare-exchange for this target, though its instruction set has it.
@@ -8,6 +8,7 @@
 #![feature(core_intrinsics)]
 
 mod classify;
+mod egress;
 mod frame;
 mod handshake;
 mod sockets;
@@ -15,9 +16,9 @@ mod tables;
 mod tally;
 
 use aya_ebpf::{
-    bindings::xdp_action,
-    macros::{sock_ops, xdp},
-    programs::{SockOpsContext, XdpContext},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, sock_ops, xdp},
+    programs::{SockOpsContext, TcContext, XdpContext},
 };
 use gateway_common::{Reason, judge::judge, packet::parse, reason::Outcome};
 
@@ -46,6 +47,13 @@ pub fn gateway(ctx: XdpContext) -> u32 {
 pub fn gateway_sockets(ctx: SockOpsContext) -> u32 {
     sockets::note(&ctx);
     1
+}
+
+/// On an interface's way out.
+#[classifier]
+pub fn gateway_egress(ctx: TcContext) -> i32 {
+    // Whoever comes after this program decides the rest.
+    if egress::enter_packet(&ctx) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }
 }
 
 #[panic_handler]

@@ -11,11 +11,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use gateway_common::{
+    charge::Words,
     judge::{Proof, Tables},
     map::{
-        CELLS_DEFAULT, Cell, Counter, Cut, EVENTS_BYTES, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS,
-        NEIGHBOURHOOD_CELLS, PULSE_WORDS, Pressure, STANDINGS_MAX, Settings, Standing, VERDICTS_DEFAULT,
-        VERIFIED_DEFAULT, Verdict, Verified, listener_bit,
+        CELLS_DEFAULT, Cell, Counter, Cut, EGRESS_DEFAULT, EVENTS_BYTES, FLOWS_MAX, Flow, LIST_ENTRIES_MAX,
+        LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PULSE_WORDS, Pressure, STANDINGS_MAX, Sent, Settings, Standing,
+        VERDICTS_DEFAULT, VERIFIED_DEFAULT, Verdict, Verified, listener_bit,
     },
     packet::Packet,
     reason,
@@ -25,7 +26,7 @@ use gateway_common::{
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
-static PULSE: Array<u64> = Array::with_max_entries(PULSE_WORDS, 0);
+pub static PULSE: Array<u64> = Array::with_max_entries(PULSE_WORDS, 0);
 #[map]
 static LISTENERS: Array<u64> = Array::with_max_entries(LISTENERS_WORDS, 0);
 #[map]
@@ -35,9 +36,11 @@ static DENY_CIDR: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(LIST_ENTRIE
 #[map]
 static VERDICTS: HashMap<Source, Verdict> = HashMap::with_max_entries(VERDICTS_DEFAULT, 0);
 #[map]
+pub static EGRESS: LruHashMap<Source, Sent> = LruHashMap::with_max_entries(EGRESS_DEFAULT, 0);
+#[map]
 static FLOWS: HashMap<Flow, Cut> = HashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]
-static STANDINGS: HashMap<Source, Standing> = HashMap::with_max_entries(STANDINGS_MAX, 0);
+pub static STANDINGS: HashMap<Source, Standing> = HashMap::with_max_entries(STANDINGS_MAX, 0);
 #[map]
 pub static VERIFIED: LruHashMap<Source, Verified> = LruHashMap::with_max_entries(VERIFIED_DEFAULT, 0);
 #[map]
@@ -179,7 +182,9 @@ impl<E: Evidence> Tables for Maps<E> {
         // SAFETY: no arguments.
         unsafe { bpf_get_prandom_u32() }
     }
+}
 
+impl<E> Words for Maps<E> {
     #[inline(always)]
     fn load(word: &AtomicU64) -> u64 {
         load(word)

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::bounds::{Limits, Timeouts};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
@@ -370,6 +370,12 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         ceilings: edge.fields("ceilings").map(|f| ceilings(&f)).unwrap_or_default(),
         neighbourhood: edge.fields("neighbourhood").map(|f| ceilings(&f)).unwrap_or_default(),
         raise: edge.integer("authenticated_factor", 1..=1024).map_or(defaults.raise, |n| (n as u32).ilog2()),
+        egress: edge.fields("egress").map(|f| EgressPolicy {
+            bytes: ceilings(&f).bytes,
+            sources_max: f
+                .integer("sources_max", 1024..=4_194_304)
+                .map_or(EgressPolicy::default().sources_max, |n| n as u32),
+        }),
         gate: gate(edge),
         cells: edge.integer("cells", 1024..=4_194_304).map_or(defaults.cells, |n| n as u32),
         verdicts_max: edge.integer("verdicts_max", 1024..=1_048_576).map_or(defaults.verdicts_max, |n| n as u32),

@@ -32,6 +32,7 @@ pub(super) struct Sizes {
     pub cells: u32,
     pub verdicts: u32,
     pub verified: u32,
+    pub egress: u32,
 }
 
 /// What kept the edge from being what was asked for.
@@ -49,7 +50,7 @@ pub(super) struct Attached {
     pub guard: Guard,
     /// Why it is not native XDP.
     pub instead: Option<Trouble>,
-    index: u32,
+    pub index: u32,
     /// Detaches when it is dropped, or when the process ends however it ends; unless it is pinned.
     link: FdLink,
 }
@@ -292,7 +293,8 @@ fn load_object(sizes: Sizes, pins: Option<&Pins>) -> Result<Ebpf, EbpfError> {
     loader
         .map_max_entries(name::CELLS, sizes.cells)
         .map_max_entries(name::VERDICTS, sizes.verdicts)
-        .map_max_entries(name::VERIFIED, sizes.verified);
+        .map_max_entries(name::VERIFIED, sizes.verified)
+        .map_max_entries(name::EGRESS, sizes.egress);
     for (map, path) in &maps {
         loader.map_pin_path(map, path.as_path());
     }

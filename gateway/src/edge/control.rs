@@ -17,7 +17,8 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
-    attach::{Kernel, Sizes, Trouble},
+    attach::{Kernel, Trouble},
+    egress::Egress,
     events::Events,
     hook::Guard,
     host::vital_addresses,
@@ -25,8 +26,9 @@ use super::{
     pcap::Capture,
     policy::{Mode, Policy},
     pressure::Pressure,
-    reconcile::{Wanted, Writer},
+    reconcile::Writer,
     report::{Desk, GoodTold, Identity, OffenceTold},
+    tables::{list_troubles, sizes, wanted},
     userspace::{Prefix, Standings},
 };
 use crate::clock::{monotonic_ns, unix_ns};
@@ -83,6 +85,7 @@ pub(super) struct Control {
     /// The program that learns of completed handshakes; without it the workers tell.
     sockets: Option<FdLink>,
     sockets_trouble: Option<Trouble>,
+    egress: Egress,
     pub pressure: Pressure,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
@@ -122,6 +125,7 @@ impl Control {
             load_trouble: None,
             sockets: None,
             sockets_trouble: None,
+            egress: Egress::default(),
             pressure: Pressure::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
@@ -211,6 +215,7 @@ impl Control {
     fn attach(&mut self) {
         if let Some(kernel) = &mut self.kernel {
             kernel.attach(&self.policy);
+            self.egress.attach(kernel, self.policy.egress.is_some());
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
@@ -261,7 +266,11 @@ impl Control {
 
     /// What works, but could work better.
     pub fn advice(&self) -> impl Iterator<Item = &Trouble> {
-        self.kernel.iter().filter_map(|kernel| kernel.advice.as_ref()).chain(&self.sockets_trouble)
+        self.kernel
+            .iter()
+            .filter_map(|kernel| kernel.advice.as_ref())
+            .chain(&self.sockets_trouble)
+            .chain(&self.egress.troubles)
     }
 
     fn announce(&self) {
@@ -419,49 +428,4 @@ fn verdict(decision: &Decision) -> Option<Verdict> {
         // The general ceiling holds for what the gate lets through.
         packets: Ceiling::UNLIMITED,
     })
-}
-
-fn list_troubles(wanted: &Wanted) -> Vec<Trouble> {
-    let lists = [
-        ("never_drop", &wanted.never_drop, "no program is loaded; name fewer or wider prefixes"),
-        ("deny", &wanted.deny, "the kernel denies the first ones only; name fewer or wider prefixes"),
-    ];
-    let too_long = lists.into_iter().filter(|(_, list, _)| list.len() > LIST_ENTRIES_MAX as usize);
-    let trouble = |(name, list, remedy): (&str, &Vec<IpNet>, &'static str)| Trouble {
-        interface: None,
-        problem: "list_too_long",
-        detail: format!("{name} has {} prefixes, the kernel's list holds {LIST_ENTRIES_MAX}", list.len()),
-        remedy,
-    };
-    too_long.map(trouble).collect()
-}
-
-fn sizes(policy: &Policy) -> Sizes {
-    /// A gate that is off needs no memory.
-    const VERIFIED_MIN: u32 = 64;
-    Sizes {
-        cells: cells(policy.cells),
-        verdicts: policy.verdicts_max.max(1),
-        verified: policy.gate.as_ref().map_or(VERIFIED_MIN, |gate| gate.verified_max.max(VERIFIED_MIN)),
-    }
-}
-
-/// The number of cells that holds at least `wanted`.
-pub(super) fn cells(wanted: u32) -> u32 {
-    const CELLS_MAX: u32 = 1 << 24;
-    wanted.clamp(1, CELLS_MAX).next_power_of_two()
-}
-
-fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted {
-    let never_drop: Vec<IpNet> = policy.never_drop.iter().chain(&policy.trusted).chain(vital).copied().collect();
-    let mut ports = policy.ports.clone();
-    ports.sort_unstable();
-    ports.dedup();
-    Wanted {
-        settings: policy.settings(seed, cells(policy.cells)),
-        v6_prefix: policy.v6_prefix,
-        ports,
-        never_drop: IpNet::aggregate(&never_drop),
-        deny: IpNet::aggregate(&policy.deny),
-    }
 }

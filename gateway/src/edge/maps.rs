@@ -34,6 +34,17 @@ pub(super) struct Held {
 type PressureWords = [u64; size_of::<gateway_common::map::Pressure>() / 8];
 const _: () = assert!(std::mem::offset_of!(gateway_common::map::Pressure, until_ns) == 0);
 
+/// `gateway_common::map::Sent`, read as words: bytes, packets.
+type SentWords = [u64; size_of::<gateway_common::map::Sent>() / 8];
+const _: () = assert!(std::mem::offset_of!(gateway_common::map::Sent, packets) == 8);
+
+/// What was sent to a source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SentTo {
+    pub bytes: u64,
+    pub packets: u64,
+}
+
 /// One of the two lists of prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum List {
@@ -52,6 +63,7 @@ pub(super) struct Maps {
     standings: HashMap<MapData, Source, Standing>,
     verified: HashMap<MapData, Source, Verified>,
     pressure: Array<MapData, PressureWords>,
+    egress: HashMap<MapData, Source, SentWords>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -72,6 +84,7 @@ impl Maps {
             standings: HashMap::try_from(take(name::STANDINGS)?)?,
             verified: HashMap::try_from(take(name::VERIFIED)?)?,
             pressure: array(take(name::PRESSURE)?)?,
+            egress: HashMap::try_from(take(name::EGRESS)?)?,
             counters: PerCpuArray::try_from(take(name::COUNTERS)?)?,
         };
         Ok((maps, RingBuf::try_from(take(name::EVENTS)?)?))
@@ -144,6 +157,16 @@ impl Maps {
     /// When the source completed its latest handshake, if it is remembered.
     pub fn verified_at_ns(&self, source: Source) -> Option<u64> {
         self.verified.get(&source, 0).ok().map(|verified| verified.at_ns)
+    }
+
+    /// What was sent to the source, if it is counted.
+    pub fn sent_to(&self, source: Source) -> Option<SentTo> {
+        self.egress.get(&source, 0).ok().map(|[bytes, packets, _]| SentTo { bytes, packets })
+    }
+
+    /// What was sent, by source.
+    pub fn sent(&self) -> impl Iterator<Item = (Source, SentTo)> {
+        self.egress.iter().flatten().map(|(source, [bytes, packets, _])| (source, SentTo { bytes, packets }))
     }
 
     /// Until when the program holds the gate closed.

@@ -5,6 +5,7 @@
 mod attach;
 mod control;
 pub mod doctor;
+mod egress;
 mod events;
 mod handle;
 mod hook;
@@ -23,12 +24,13 @@ mod reconcile;
 mod report;
 mod sockets;
 mod status;
+mod tables;
 mod userspace;
 mod watch;
 
 pub use gateway_common::{Reason, map::LIST_ENTRIES_MAX};
 pub use handle::Edge;
 pub use metrics::Metric;
-pub use policy::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+pub use policy::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 pub use report::{Cause, Identity, Offence, OffenceKind, Peer, Reporter};
 pub use userspace::{Admission, Standing, Standings};

@@ -19,7 +19,7 @@ use gateway_common::{
     Reason, Source,
     map::{
         ABI, Cell, Counter, Cut, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PULSE_WORDS,
-        Pressure, STANDINGS_MAX, Settings, Standing, Verdict, Verified, name,
+        Pressure, STANDINGS_MAX, Sent, Settings, Standing, Verdict, Verified, name,
     },
     reason,
 };
@@ -39,7 +39,8 @@ const WORD_CELLS: u32 = 1;
 const WORD_VERDICTS: u32 = 2;
 const WORD_OWNER: u32 = 3;
 const WORD_VERIFIED: u32 = 4;
-const WORDS: u32 = 5;
+const WORD_EGRESS: u32 = 5;
+const WORDS: u32 = 6;
 
 /// Where on an interface a program stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,6 +170,7 @@ impl Pins {
             (WORD_CELLS, self.shape.sizes.cells.into()),
             (WORD_VERDICTS, self.shape.sizes.verdicts.into()),
             (WORD_VERIFIED, self.shape.sizes.verified.into()),
+            (WORD_EGRESS, self.shape.sizes.egress.into()),
             (WORD_OWNER, self.token),
         ];
         for (word, value) in words {
@@ -305,8 +307,8 @@ fn map_of(path: &Path) -> Result<Map, MapError> {
 
 fn compare(mark: &Array<MapData, u64>, shape: Shape) -> Found {
     let word = |index| mark.get(&index, 0).ok();
-    let Sizes { cells, verdicts, verified } = shape.sizes;
-    let sizes = [(WORD_CELLS, cells), (WORD_VERDICTS, verdicts), (WORD_VERIFIED, verified)];
+    let Sizes { cells, verdicts, verified, egress } = shape.sizes;
+    let sizes = [(WORD_CELLS, cells), (WORD_VERDICTS, verdicts), (WORD_VERIFIED, verified), (WORD_EGRESS, egress)];
     if word(WORD_LAYOUT) != Some(shape.layout) {
         Found::Other
     } else if sizes.into_iter().all(|(index, size)| word(index) == Some(size.into())) {
@@ -346,6 +348,7 @@ fn layout() -> u64 {
         size_of::<Standing>(),
         size_of::<Verified>(),
         size_of::<Pressure>(),
+        size_of::<Sent>(),
         FLOWS_MAX as usize,
         STANDINGS_MAX as usize,
         NEIGHBOURHOOD_CELLS as usize,
@@ -372,10 +375,13 @@ mod tests {
     #[test]
     fn a_folder_elsewhere_is_refused_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let trouble =
-            Pins::claim(&folder.path().join("pins"), Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1 }), 1)
-                .err()
-                .unwrap();
+        let trouble = Pins::claim(
+            &folder.path().join("pins"),
+            Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1, egress: 1 }),
+            1,
+        )
+        .err()
+        .unwrap();
         assert_eq!(trouble.problem, "no_bpffs");
         assert!(trouble.remedy.contains("mount -t bpf"), "{trouble:?}");
         assert!(!folder.path().join("pins").exists());

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use gateway_common::{
     Ceiling,
-    map::{self, Gate, HAS_GATE, HAS_NEIGHBOURHOODS, RunMode, SYNS_TOLD_AT_ONCE, Settings},
+    map::{self, Gate, HAS_EGRESS, HAS_GATE, HAS_NEIGHBOURHOODS, RunMode, SYNS_TOLD_AT_ONCE, Settings},
     source::v6_mask,
 };
 use ipnet::IpNet;
@@ -106,6 +106,8 @@ pub struct Policy {
     pub neighbourhood: Ceilings,
     /// A source whose credentials were accepted lately has 2^`raise` times the general ceilings; zero means the same.
     pub raise: u32,
+    /// Whether what is sent to each source is counted in the kernel, and up to what it is sent.
+    pub egress: Option<EgressPolicy>,
     /// What happens under a flood of SYNs whose senders may be forged; none means that strangers are never told apart.
     pub gate: Option<GatePolicy>,
     /// Cells for the ceilings, rounded up to a power of two (32 bytes each).
@@ -135,11 +137,27 @@ impl Default for Policy {
             ceilings: Ceilings::default(),
             neighbourhood: Ceilings::default(),
             raise: 2,
+            egress: None,
             gate: Some(GatePolicy::default()),
             cells: 65_536,
             verdicts_max: 65_536,
             ladder: Some(LadderPolicy::default()),
         }
+    }
+}
+
+/// What is sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EgressPolicy {
+    /// Bytes a second on the wire to one source; none means counted only.
+    pub bytes: Option<Rate>,
+    /// Sources counted at once (some 100 bytes each, taken at start); the least recently seen makes room.
+    pub sources_max: u32,
+}
+
+impl Default for EgressPolicy {
+    fn default() -> Self {
+        Self { bytes: None, sources_max: map::EGRESS_DEFAULT }
     }
 }
 
@@ -242,6 +260,10 @@ impl Policy {
         let own = self.ceilings.ceilings();
         let gate = self.gate.as_ref().map(GatePolicy::gate);
         let mut lists = if gate.is_some() { HAS_GATE } else { 0 };
+        let egress = Ceilings { bytes: self.egress.as_ref().and_then(|egress| egress.bytes), ..Ceilings::default() };
+        if self.egress.is_some() {
+            lists |= HAS_EGRESS;
+        }
         if self.neighbourhood != Ceilings::default() {
             lists |= HAS_NEIGHBOURHOODS;
         }
@@ -257,6 +279,7 @@ impl Policy {
             connections: own.connections,
             neighbourhood: self.neighbourhood.ceilings(),
             gate: gate.unwrap_or(Gate::OPEN),
+            sent: egress.ceilings().bytes,
             ..Settings::OFF
         }
     }

@@ -22,6 +22,8 @@ use crate::clock::unix_ns;
 /// Verdicts, decisions and samples shown; the rest is counted.
 const SHOWN_MAX: usize = 100;
 const SHOWN_OF_ONE_MAX: usize = 10;
+/// Accounts read for the status: each costs a system call or two.
+const SENT_READ_MAX: usize = 4_096;
 
 pub(super) fn status(control: &Control, now_ns: u64) -> Value {
     let clock = Clock::new(now_ns);
@@ -53,11 +55,12 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
             "verdicts_inherited": control.inherited,
         },
         "ports": policy.ports,
-        "cells": super::control::cells(policy.cells),
+        "cells": super::tables::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
         "cut_connections": control.writer.cuts().len(),
         "raised_sources": control.writer.raised().len(),
         "pressure": pressure(control, &clock),
+        "sent": sent(control),
         "packets": packets(control),
         "connections": connections(control),
         "ladder": {
@@ -100,6 +103,8 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "in_kernel": applied.is_some(),
         "handshake_completed": control.writer.kernel().and_then(|kernel| kernel.verified_at_ns(source))
             .map(|at_ns| clock.text(at_ns)),
+        "sent": control.writer.kernel().and_then(|kernel| kernel.sent_to(source))
+            .map(|sent| json!({ "bytes": sent.bytes, "packets": sent.packets })),
         "ceilings_raised_until": control.writer.raised().get(&source).map(|one| clock.text(one.expiry_ns)),
         "cause": cause.map(|one| decision(one, &clock)),
         "inherited": is_inherited,
@@ -115,6 +120,27 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
             .map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().filter(of_source).take(SHOWN_OF_ONE_MAX)
             .map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+    })
+}
+
+/// The sources to whom most was sent.
+fn sent(control: &Control) -> Value {
+    let Some(kernel) = control.writer.kernel().filter(|_| control.policy.egress.is_some()) else {
+        return Value::Null;
+    };
+    let mut all: Vec<_> = kernel.sent().take(SENT_READ_MAX).collect();
+    all.sort_unstable_by_key(|(source, sent)| (std::cmp::Reverse(sent.bytes), *source));
+    let one = |(source, sent): &(Source, super::maps::SentTo)| {
+        json!({
+            "source": name(*source, control.policy.v6_prefix),
+            "bytes": sent.bytes,
+            "packets": sent.packets,
+        })
+    };
+    json!({
+        "sources": all.len(),
+        "bytes": all.iter().map(|(_, sent)| sent.bytes).sum::<u64>(),
+        "most": all.iter().take(SHOWN_OF_ONE_MAX).map(one).collect::<Vec<_>>(),
     })
 }
 

@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use gateway_common::{
     Address, Reason, Source,
+    charge::Words,
     judge::{Judgement, Proof, Tables, judge},
     map::{
         Cell, Cut, Flow, PULSE_KILL, PULSE_PRESSURE, Pressure, RunMode, Settings, Standing as Raised, Verdict, rung,
@@ -366,7 +367,9 @@ impl Tables for Door<'_> {
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (x >> 32) as u32
     }
+}
 
+impl Words for Door<'_> {
     fn load(word: &AtomicU64) -> u64 {
         word.load(Ordering::Relaxed)
     }

@@ -8,10 +8,11 @@ use std::{
 
 use gateway_common::{
     Address, Ceiling, Source,
+    charge::Words,
     judge::{Proof, Tables, judge},
     map::{
-        Cell, Cut, Flow, HAS_DENY, HAS_NEVER_DROP, HAS_VERDICTS, NEIGHBOURHOOD_CELLS, PULSE_KILL, PULSE_PRESSURE,
-        Pressure, RunMode, Settings, Standing, Verdict, name, rung,
+        Cell, Cut, Flow, Gate, NEIGHBOURHOOD_CELLS, PULSE_KILL, PULSE_PRESSURE, Pressure, RunMode, Settings, Standing,
+        Verdict, name, rung,
     },
     packet::{Frame, Packet, parse},
 };
@@ -104,6 +105,9 @@ impl Tables for Host {
     fn random(&self) -> u32 {
         1
     }
+}
+
+impl Words for Host {
     fn load(word: &AtomicU64) -> u64 {
         word.load(Ordering::Relaxed)
     }
@@ -146,7 +150,7 @@ fn frame(dice: &mut Dice) -> Vec<u8> {
     frame
 }
 
-fn set_up(loaded: &mut Loaded, mode: RunMode) -> Host {
+fn set_up(loaded: &mut Loaded, mode: RunMode, pressed: bool) -> Host {
     let now = now_ns();
     let mut host = Host {
         settings: loaded.settings,
@@ -186,10 +190,49 @@ fn set_up(loaded: &mut Loaded, mode: RunMode) -> Host {
         loaded.judge(address, verdict);
         host.verdicts.insert(Source::new(address.parse().expect("an address"), 64), verdict);
     }
-    // A ceiling that is spent in the first frames and hardly refills within the test.
-    loaded.settings.connections = Ceiling::new(1, 1_000_000);
+    let cuts = [("192.0.2.6", 40_000, now + MINUTE), ("192.0.2.7", 40_000, now - 1)];
+    for (address, client_port, expiry_ns) in cuts {
+        let cut = Cut { expiry_ns, decision: 2 };
+        loaded.cut(address, client_port, PORT, cut);
+        let address: std::net::IpAddr = address.parse().expect("an address");
+        host.cuts.insert(Flow::new(address.into(), client_port, PORT), cut);
+    }
+    for (address, expiry_ns) in [("192.0.2.3", now + MINUTE), ("192.0.2.0", now - 1)] {
+        let standing = Standing { expiry_ns, raise: 2, spare: 0 };
+        loaded.raise(address, standing);
+        host.standings.insert(Source::new(address.parse().expect("an address"), 64), standing);
+    }
+    // Two sources have spent their connections, beyond what any standing gives back.
+    for address in ["192.0.2.3", "192.0.2.0"] {
+        let source = Source::new(address.parse().expect("an address"), 64);
+        let index = source.hash(loaded.settings.seed) & loaded.settings.cells_mask;
+        loaded.cell(index, [0, 0, now + 10 * MINUTE, 0]);
+        host.cells[index as usize].connections = AtomicU64::new(now + 10 * MINUTE);
+    }
+    // Strangers are shut out from the start in half of the runs, and have spent their budgets.
+    if pressed {
+        loaded.spend_budgets(now + 60 * MINUTE);
+        host.pressure.syns = AtomicU64::new(now + 60 * MINUTE);
+        host.pressure.packets = AtomicU64::new(now + 60 * MINUTE);
+        for address in ["192.0.2.3", "2001:db8:0:5::"] {
+            loaded.verify(address);
+            host.verified.insert(Source::new(address.parse().expect("an address"), 64));
+        }
+        host.pressed_until_ns = now + 10 * MINUTE;
+        loaded.pulse(PULSE_PRESSURE, host.pressed_until_ns);
+    }
+    loaded.settings.gate = Gate {
+        enter: Ceiling::new(1, 1_000_000),
+        stay: Ceiling::new(1, 1_000_000),
+        hold_ns: MINUTE,
+        syns: Ceiling::new(1_000_000, 100_000),
+        packets: Ceiling::new(1_000_000, 100_000),
+    };
+    loaded.settings.neighbourhood.packets = Ceiling::new(1, 1_000_000);
+    // A second's worth, so that the two above have spent it and nobody else does.
+    loaded.settings.connections = Ceiling::new(1_000_000, 1_000_000);
     loaded.settings.mode = mode as u32;
-    loaded.settings.lists = HAS_DENY | HAS_NEVER_DROP | HAS_VERDICTS;
+    loaded.settings.lists = u32::MAX;
     loaded.apply();
     host.settings = loaded.settings;
     host
@@ -200,13 +243,14 @@ fn the_kernel_and_the_host_judge_every_frame_alike() {
     if !may_load("kernel::differential") {
         return;
     }
-    for mode in [RunMode::Enforce, RunMode::Shadow] {
+    let runs = [(RunMode::Enforce, false), (RunMode::Enforce, true), (RunMode::Shadow, true)];
+    for (run, (mode, pressed)) in runs.into_iter().enumerate() {
         let mut loaded = Loaded::new(1_024, PORT);
         loaded.settings.stale_ns = 0;
-        let host = set_up(&mut loaded, mode);
-        let mut dice = Dice(mode as u64);
+        let host = set_up(&mut loaded, mode, pressed);
+        let mut dice = Dice(run as u64);
         let mut expected = HashMap::<&str, u64>::new();
-        for n in 0..FRAMES / 2 {
+        for n in 0..FRAMES / runs.len() {
             let frame = frame(&mut dice);
             let outcome = judge(&host, parse(Frame(&frame)), frame.len() as u64).outcome;
             *expected.entry(outcome.name()).or_default() += 1;
@@ -217,5 +261,8 @@ fn the_kernel_and_the_host_judge_every_frame_alike() {
             loaded.counted().into_iter().map(|(word, counter)| (word, counter.packets)).collect();
         assert_eq!(counted, expected);
         assert!(counted.len() >= 10, "{counted:?}");
+        let new = if pressed { ["flow", "strangers", "stranger_packets"] } else { ["flow", "connections", "clean"] };
+        let word = |word: &str| if mode == RunMode::Shadow { format!("shadow_{word}") } else { word.to_owned() };
+        assert!(new.iter().all(|one| counted.contains_key(&*word(one))), "{counted:?}");
     }
 }

@@ -16,6 +16,7 @@ use gateway_common::{
 
 /// The object that is checked in.
 pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/edge/gateway.bpf.o");
+const PRESSURE_WORDS: usize = size_of::<map::Pressure>() / 8;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
@@ -56,6 +57,7 @@ impl Loaded {
             .map_max_entries(name::CELLS, cells)
             .map_max_entries(name::VERDICTS, 1_024)
             .map_max_entries(name::VERIFIED, 1_024)
+            .map_max_entries(name::EGRESS, 1_024)
             .load_file(OBJECT)
             .expect("the object loads");
         let program: &mut Xdp =
@@ -127,6 +129,19 @@ impl Loaded {
         self.hash::<Source, Standing>(name::STANDINGS).insert(source, standing, 0).expect("room");
         self.settings.lists |= map::HAS_STANDINGS;
         self.apply();
+    }
+
+    /// Writes a cell: packets, bytes, connections, nothing.
+    pub fn cell(&mut self, index: u32, words: [u64; 4]) {
+        self.array::<[u64; 4]>(name::CELLS).set(index, words, 0).expect("the cell exists");
+    }
+
+    /// Spends the strangers' budgets until then.
+    pub fn spend_budgets(&mut self, until_ns: u64) {
+        let mut words = [0_u64; PRESSURE_WORDS];
+        words[std::mem::offset_of!(map::Pressure, syns) / 8] = until_ns;
+        words[std::mem::offset_of!(map::Pressure, packets) / 8] = until_ns;
+        self.array::<[u64; PRESSURE_WORDS]>(name::PRESSURE).set(0, words, 0).expect("one element");
     }
 
     /// Takes a source for one that has completed a handshake.

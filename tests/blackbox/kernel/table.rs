@@ -1,5 +1,6 @@
 //! One row: a frame, what is set up, how the frame must leave and under which word.
 
+use aya::programs::{SchedClassifier, SockOps};
 use gateway_common::{
     Ceiling,
     map::{PULSE_HEARTBEAT, PULSE_KILL, RunMode, Verdict, name, rung},
@@ -153,6 +154,10 @@ fn two_capabilities_load_it() {
         let few = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN].into_iter().collect();
         caps::set(None, CapSet::Effective, &few).expect("giving up is always allowed");
         let mut loaded = Loaded::new(1_024, PORT);
+        let sockets = loaded.ebpf.program_mut(name::SOCKETS).expect("it is there");
+        <&mut SockOps>::try_from(sockets).expect("it is for sockets").load().expect("it loads too");
+        let egress = loaded.ebpf.program_mut(name::EGRESS_PROGRAM).expect("it is there");
+        <&mut SchedClassifier>::try_from(egress).expect("it is a classifier").load().expect("it loads too");
         denied(&mut loaded);
         let frame = frames::v4_options(L4::Syn(PORT), 3);
         loaded.run(&frame, 1).0 && loaded.classify(&frame) == Some(true)

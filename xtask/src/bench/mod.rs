@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::shell;
+use crate::{build, shell};
 
 mod peers;
 mod proxy;
@@ -13,7 +13,8 @@ mod wrk;
 pub enum What {
     /// CPU a request, throughput and latency beside nginx and haproxy
     Proxy(proxy::Options),
-    /// Nanoseconds a packet of the kernel program's exits (root)
+    /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
+    /// floods, in namespaces (root)
     Edge {
         /// Passed on to the measuring program
         #[arg(last = true)]
@@ -31,6 +32,9 @@ pub fn run(what: &What) -> Result<()> {
         What::Edge { rest } => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
+            if rest.iter().any(|argument| argument == "--flood") {
+                command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?);
+            }
             shell::run(command.args(rest))
         }
     }

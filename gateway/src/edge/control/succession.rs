@@ -7,6 +7,7 @@ use crate::{
     clock::monotonic_ns,
     edge::{
         attach::{Kernel, Loaded, Trouble},
+        egress::Egress,
         policy::{Mode, Policy},
         pressure::Pressure,
         sockets,
@@ -66,6 +67,7 @@ impl Control {
 
     fn leave(&mut self, keep: bool) {
         self.pressure = Pressure::default();
+        self.egress = Egress::default();
         (self.sockets, self.sockets_trouble) = (None, None);
         self.ring = None;
         self.writer.adopt(None, None);

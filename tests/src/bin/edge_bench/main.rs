@@ -1,5 +1,6 @@
 //! The edge's bars. Without an argument: nanoseconds a packet of the kernel program, exit by exit, beside a program that
-//! only drops: BPF_PROG_TEST_RUN in interleaved rounds, medians. With `--flood`: good traffic under floods, in namespaces.
+//! only drops (R1: BPF_PROG_TEST_RUN in interleaved rounds, medians), exactness of cells (R5), what a flood of sources
+//! does to the tables (R4; `--sources 10000000` for all of it). With `--flood`: good traffic under floods, in namespaces.
 //! Root only. It must not attach anything to the machine's own interfaces.
 #![allow(clippy::print_stdout)] // The figures are its purpose.
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gateway_common::gcra::Ceiling;
-use gateway_common::map::{Verdict, name, rung};
+use gateway_common::map::{Cut, Gate, HAS_GATE, HAS_NEIGHBOURHOODS, PULSE_PRESSURE, Verdict, name, rung};
 
 #[allow(dead_code)]
 #[path = "../../../blackbox/kernel/frames.rs"]
@@ -19,6 +20,7 @@ mod loaded;
 #[allow(dead_code)]
 #[path = "../../../blackbox/kernel/bare.rs"]
 mod bare;
+mod bars;
 mod flood;
 mod generator;
 mod load;
@@ -48,6 +50,11 @@ fn main() -> Result<()> {
     if arguments.iter().any(|argument| argument == "--flood") {
         return floods(&arguments);
     }
+    if let Some(sources) = value(&arguments, "--sources") {
+        // All of R4: ten millions take some minutes.
+        let sources = sources.parse()?;
+        return [false, true].into_iter().try_for_each(|pressed| bars::flood_of_sources(sources, pressed));
+    }
     let empty = bare::Program::load(bare::DROP)?;
     let mut exits = exits();
     let mut bare = Vec::new();
@@ -66,15 +73,20 @@ fn main() -> Result<()> {
         let own = median(exit.nanoseconds.clone());
         println!("{:<44} {own:>8.0} {:>10.2}", exit.name, own / bare);
     }
-    in_turn(&empty)
+    in_turn(&empty)?;
+    println!();
+    bars::exactness()?;
+    [false, true].into_iter().try_for_each(|pressed| bars::flood_of_sources(1_000_000, pressed))
+}
+
+fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.get(at + 1).map(String::as_str)
 }
 
 /// `--flood [--mpps 0.5,1,2] [--seconds 5] [--filter NAME]`.
 fn floods(arguments: &[String]) -> Result<()> {
-    let value = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1).map(String::as_str)
-    };
+    let value = |name| value(arguments, name);
     let rates = value("--mpps").unwrap_or("0.5,1,2").split(',').map(|rate| Ok((rate.parse::<f64>()? * 1e6) as u64));
     let rates = rates.collect::<Result<Vec<u64>>>()?;
     let seconds = value("--seconds").unwrap_or("5").parse()?;
@@ -92,6 +104,14 @@ fn exits() -> Vec<Exit> {
         loaded.settings.connections = Ceiling::new(1_000_000_000, 1_000_000_000);
         loaded.apply();
     };
+    let gated = |loaded: &mut Loaded| {
+        loaded.settings.lists |= HAS_GATE | HAS_NEIGHBOURHOODS;
+        loaded.settings.neighbourhood.packets = Ceiling::new(1_000_000_000, 1_000_000_000);
+        let much = Ceiling::new(1_000_000_000, 1_000_000_000);
+        loaded.settings.gate =
+            Gate { enter: much, stay: much, hold_ns: 1, syns: Ceiling::new(1, 1), packets: Ceiling::new(1, 1) };
+        loaded.apply();
+    };
     let tight = |loaded: &mut Loaded| {
         loaded.settings.packets = Ceiling::new(1, 1);
         loaded.apply();
@@ -105,11 +125,33 @@ fn exits() -> Vec<Exit> {
         exit("pass: all ceilings, packet of a connection", "clean", ack.clone(), limited),
         exit("pass: all ceilings, new connection", "clean", syn.clone(), limited),
         exit("drop: verdict, everything", "drop", ack.clone(), |l| l.judge("192.0.2.7", verdict(rung::DROPPED))),
-        exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn, |l| {
+        exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn.clone(), |l| {
             l.judge("192.0.2.7", verdict(rung::GATED))
         }),
         exit("drop: deny list", "deny", ack.clone(), |l| l.list(name::DENY, "192.0.2.0", 120)),
-        exit("drop: above the ceiling of packets", "packets", ack, tight),
+        exit("drop: above the ceiling of packets", "packets", ack.clone(), tight),
+        exit("drop: cut connection", "flow", ack.clone(), |l| {
+            l.cut("192.0.2.7", 40_000, PORT, Cut { expiry_ns: u64::MAX, decision: 1 });
+        }),
+        exit("pass: ceilings, neighbourhood, gate open", "clean", ack.clone(), |l| {
+            limited(l);
+            gated(l);
+        }),
+        exit("pass: the same, new connection", "clean", syn.clone(), |l| {
+            limited(l);
+            gated(l);
+        }),
+        exit("pass: the same, gate closed, verified source", "clean", ack, |l| {
+            limited(l);
+            gated(l);
+            l.verify("192.0.2.7");
+            l.pulse(PULSE_PRESSURE, u64::MAX);
+        }),
+        exit("drop: gate closed, stranger's SYN", "strangers", syn, |l| {
+            limited(l);
+            gated(l);
+            l.pulse(PULSE_PRESSURE, u64::MAX);
+        }),
     ]
 }
 
