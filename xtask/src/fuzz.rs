@@ -16,7 +16,7 @@ pub struct Options {
     /// One target only: config, host, jwt, packet, path, response, sanitize, or wire (default: all)
     target: Option<String>,
     /// Minutes for each target of libFuzzer
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Mutants over the wire
     #[arg(long, default_value_t = 30_000)]
@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn parser(target: &str, minutes: u64) -> Result<()> {
-    if shell::output(shell::cargo().args(["+nightly", "fuzz", "--version"])).is_none() {
+    if shell::output(nightly().args(["fuzz", "--version"])).is_none() {
         bail!(
             "cargo-fuzz or the nightly compiler is missing: rustup toolchain install nightly; cargo install cargo-fuzz"
         );
@@ -56,19 +56,19 @@ fn parser(target: &str, minutes: u64) -> Result<()> {
     // What is found besides goes to a folder that is not committed; the committed corpus is read.
     let found = shell::root().join("fuzz/target/found").join(target);
     std::fs::create_dir_all(&found)?;
-    let mut command = shell::program("cargo");
+    let mut command = nightly();
     command.current_dir(shell::root().join("fuzz"));
-    command.args(["+nightly", "fuzz", "run", target]).arg(&found).arg(format!("corpus/{target}"));
-    command.args([
-        "--",
-        &format!("-max_total_time={}", minutes * 60),
-        "-rss_limit_mb=4096",
-        "-timeout=10",
-        "-verbosity=0",
-    ]);
-    // Set by the cargo that runs this command, and of another compiler.
-    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    command.args(["fuzz", "run", target]).arg(&found).arg(format!("corpus/{target}"));
+    let time = format!("-max_total_time={}", minutes * 60);
+    command.args(["--", &time, "-rss_limit_mb=4096", "-timeout=20", "-verbosity=0"]);
     shell::run(&mut command)
+}
+
+/// Another cargo than the one that runs this command, which is named in the environment.
+fn nightly() -> std::process::Command {
+    let mut command = shell::program("cargo");
+    command.arg("+nightly").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
+    command
 }
 
 fn wire(options: &Options) -> Result<()> {
