@@ -13,18 +13,24 @@ use crate::proxy::presence::Presence;
 /// Slices of no more than this in sum are written as one: the kernel takes a buffer with less work than a list, bytes.
 const GATHERED_BYTES_MAX: usize = 1024;
 
+/// Bytes that a connection reads before others have their turn. As small frames they cost the parser some milliseconds;
+/// without a bound a flood of them is worked off in one go, while everybody else on the worker waits.
+const TURN_BYTES: usize = 64 * 1024;
+
 /// A watched stream.
 pub struct Watched<S> {
     /// Bytes that were read before HTTP began.
     early: Bytes,
     stream: S,
     presence: Arc<Presence>,
+    /// Bytes left of this turn.
+    left: usize,
 }
 
 impl<S> Watched<S> {
     /// Watches `stream`; `early` was read from it already and comes first.
     pub fn new(early: Bytes, stream: S, presence: Arc<Presence>) -> Self {
-        Watched { early, stream, presence }
+        Watched { early, stream, presence, left: TURN_BYTES }
     }
 }
 
@@ -36,9 +42,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             self.presence.received();
             return Poll::Ready(Ok(()));
         }
+        if self.left == 0 {
+            self.left = TURN_BYTES;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            self.left = self.left.saturating_sub(count);
             self.presence.received();
         }
         read
@@ -77,5 +90,41 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_flood_gives_others_their_turn() {
+        let source = vec![0; 3 * TURN_BYTES];
+        let mut stream = Watched::new(source.as_slice(), Presence::new(0));
+        let woken = Arc::new(Woken(AtomicU32::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let (mut read, mut pauses) = (0, 0);
+        let mut space = [0; 8192];
+        while read < source.len() {
+            let mut buf = ReadBuf::new(&mut space);
+            match Pin::new(&mut stream).poll_read(&mut cx, &mut buf) {
+                Poll::Ready(read_now) => read_now.expect("memory does not fail"),
+                Poll::Pending => pauses += 1,
+            }
+            read += buf.filled().len();
+        }
+        assert_eq!((pauses, woken.0.load(Relaxed)), (2, 2), "each pause wakes its task again");
     }
 }
