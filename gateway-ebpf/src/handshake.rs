@@ -75,15 +75,18 @@ fn shown(proof: u32) -> Proof {
     }
 }
 
-/// A function of its own, so that what it keeps on the stack is no burden to the path that never needs it.
+/// A function of its own, so that what it keeps on the stack is no burden to the path that never needs it. Its plain name
+/// keeps the object independent of where it is built: a mangled one carries a hash of the package's folder.
 #[inline(never)]
-fn prove_frame(ctx: *mut xdp_md) -> u32 {
+#[unsafe(no_mangle)]
+extern "C" fn prove_frame(ctx: *mut xdp_md) -> u32 {
     prove(ctx.cast(), frame::start(ctx))
 }
 
 /// As with [`prove_frame`].
 #[inline(never)]
-fn prove_buffer(skb: *mut __sk_buff) -> u32 {
+#[unsafe(no_mangle)]
+extern "C" fn prove_buffer(skb: *mut __sk_buff) -> u32 {
     prove(skb.cast(), classify::start(skb))
 }
 
@@ -119,7 +122,8 @@ pub fn challenge(ctx: &XdpContext, frame_bytes: u64) -> bool {
 
 /// As with [`prove_frame`].
 #[inline(never)]
-fn answers(ctx: *mut xdp_md, frame_bytes: u32) -> u32 {
+#[unsafe(no_mangle)]
+extern "C" fn answers(ctx: *mut xdp_md, frame_bytes: u32) -> u32 {
     let answered = match network(frame::start(ctx)) {
         Some((ETHERTYPE_IPV4, at)) => challenge_ipv4(ctx, at, frame_bytes),
         Some((_, at)) => challenge_ipv6(ctx, at, frame_bytes),
