@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_flood_gives_others_their_turn() {
         let source = vec![0; 3 * TURN_BYTES];
-        let mut stream = Watched::new(source.as_slice(), Presence::new(0));
+        let mut stream = Watched::new(Bytes::new(), source.as_slice(), Presence::new(0));
         let woken = Arc::new(Woken(AtomicU32::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
