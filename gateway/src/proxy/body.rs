@@ -84,7 +84,7 @@ pub enum RequestBody {
         /// The client's time.
         pace: Pace,
         /// What completes the announced length of a body whose end is still to come.
-        last: Option<Frame<Bytes>>,
+        last: Option<Box<Frame<Bytes>>>,
     },
 }
 
@@ -205,7 +205,9 @@ impl Body for RequestBody {
                     return pace.poll_over(cx).map(|()| Some(Err(BodyError::Slow)));
                 };
                 pace.waiting = None;
-                let Some(mut frame) = frame.transpose()? else { return Poll::Ready(last.take().map(Ok)) };
+                let Some(mut frame) = frame.transpose()? else {
+                    return Poll::Ready(last.take().map(|frame| Ok(*frame)));
+                };
                 if let Some(trailers) = frame.trailers_mut() {
                     keep_trailers(trailers);
                 }
@@ -219,10 +221,10 @@ impl Body for RequestBody {
                     // Not longer than announced, so it is empty.
                     Some(held) if frame.is_data() => *last = Some(held),
                     Some(held) => {
-                        *last = Some(frame);
-                        return Poll::Ready(Some(Ok(held)));
+                        *last = Some(Box::new(frame));
+                        return Poll::Ready(Some(Ok(*held)));
                     }
-                    None if frame.is_data() && lacks_end(incoming) => *last = Some(frame),
+                    None if frame.is_data() && lacks_end(incoming) => *last = Some(Box::new(frame)),
                     None => return Poll::Ready(Some(Ok(frame))),
                 }
             },
@@ -241,7 +243,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { incoming, last, .. } => match last.as_ref().and_then(Frame::data_ref) {
+            Self::Stream { incoming, last, .. } => match last.as_deref().and_then(Frame::data_ref) {
                 Some(data) => SizeHint::with_exact(data.len() as u64),
                 None => incoming.size_hint(),
             },
