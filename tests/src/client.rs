@@ -232,6 +232,18 @@ impl Client {
             }
     }
 
+    /// True if the other side resets the connection within `limit`, whatever it sends before.
+    pub fn is_reset_within(&mut self, limit: Duration) -> bool {
+        self.patience(limit);
+        loop {
+            match self.wire.fill() {
+                Ok(1..) => {}
+                Ok(_) => return false,
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Waits for a byte as long as [`Client::patience`] says; false if none came.
     pub fn await_byte(&mut self) -> bool {
         !self.wire.buffered().is_empty() || matches!(self.wire.fill(), Ok(1..))

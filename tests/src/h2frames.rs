@@ -109,6 +109,15 @@ impl Frames {
         Outcome::Silent
     }
 
+    /// True if the other side resets the connection, whatever it sends before.
+    pub fn is_reset(&mut self) -> bool {
+        loop {
+            if let Err(error) = self.read() {
+                return error.kind() == io::ErrorKind::ConnectionReset;
+            }
+        }
+    }
+
     fn read(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0u8; 9];
         self.socket.read_exact(&mut head)?;

@@ -21,7 +21,7 @@ use gateway_common::{
     reason::COUNTERS,
 };
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Peer;
 
@@ -117,6 +117,8 @@ pub struct Standings {
     /// Entries in `cuts`: zero is the fast path.
     under_cut: AtomicU32,
     cuts: papaya::HashMap<Flow, Cut>,
+    /// Cuts and drops so far.
+    severed: watch::Sender<u64>,
     /// Whether the control plane wants to hear of every accepted connection.
     tells: AtomicBool,
     arrivals: mpsc::Sender<Source>,
@@ -138,6 +140,7 @@ impl Standings {
             verdicts: papaya::HashMap::new(),
             under_cut: AtomicU32::new(0),
             cuts: papaya::HashMap::new(),
+            severed: watch::Sender::new(0),
             tells: AtomicBool::new(false),
             arrivals,
             lost_arrivals: AtomicU64::new(0),
@@ -173,8 +176,8 @@ impl Standings {
     }
 
     /// Whether this connection is to be closed at once, with a reset (`SO_LINGER` of zero): the kernel drops what comes
-    /// over it, so that nothing else would tell the client. One relaxed load while no connection is cut; to be asked
-    /// before each request and, on connections that stay silent (WebSocket, HTTP/2), by the worker's sweep.
+    /// over it, so that nothing else would tell the client. One relaxed load while no connection is cut. Workers ask it of
+    /// all their connections when [`Standings::severances`] changed.
     #[must_use]
     pub fn is_cut(&self, peer: SocketAddr, local_port: u16, now_ns: u64) -> bool {
         if self.under_cut.load(Ordering::Relaxed) == 0 {
@@ -186,6 +189,12 @@ impl Standings {
         }
         let flow = Peer { address: peer, local_port }.flow();
         self.cuts.pin().get(&flow).is_some_and(|cut| cut.expiry_ns > now_ns)
+    }
+
+    /// Changes when a connection is cut or a source is dropped: when open connections are to be looked at.
+    #[must_use]
+    pub fn severances(&self) -> watch::Receiver<u64> {
+        self.severed.subscribe()
     }
 
     /// Judges a new connection from `source`, where no kernel program does; otherwise admits it unseen.
@@ -259,6 +268,9 @@ impl Standings {
         if self.verdicts.pin().insert(source, verdict).is_none() {
             self.under_verdict.fetch_add(1, Ordering::Relaxed);
         }
+        if verdict.rung >= rung::DROPPED {
+            self.severed.send_modify(|count| *count += 1);
+        }
     }
 
     pub(super) fn remove(&self, source: Source) {
@@ -274,6 +286,7 @@ impl Standings {
         if self.cuts.pin().insert(flow, cut).is_none() {
             self.under_cut.fetch_add(1, Ordering::Relaxed);
         }
+        self.severed.send_modify(|count| *count += 1);
     }
 
     pub(super) fn mend(&self, flow: Flow) {
