@@ -19,7 +19,7 @@ services:
 - name: echo
   url: @UP@
   routes:
-  - { name: key, paths: [/key, /slow], plugins: [{ name: key-auth }] }
+  - { name: key, paths: [/key, /slow], strip_path: false, plugins: [{ name: key-auth }] }
   - { name: basic, paths: [/basic], plugins: [{ name: basic-auth }] }
   - { name: jwt, paths: [/jwt], plugins: [{ name: jwt }] }
 consumers:

@@ -287,7 +287,7 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// std cannot bind before it connects.
-fn connect_bound(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<TcpStream> {
+pub(crate) fn connect_bound(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
     socket.connect_timeout(&to.into(), limit)?;

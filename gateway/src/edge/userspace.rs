@@ -117,6 +117,8 @@ pub struct Standings {
     /// Entries in `cuts`: zero is the fast path.
     under_cut: AtomicU32,
     cuts: papaya::HashMap<Flow, Cut>,
+    /// Sources whose ceilings are raised.
+    raised: papaya::HashMap<Source, Raised>,
     /// Cuts and drops so far.
     severed: watch::Sender<u64>,
     /// Whether the control plane wants to hear of every accepted connection.
@@ -140,6 +142,7 @@ impl Standings {
             verdicts: papaya::HashMap::new(),
             under_cut: AtomicU32::new(0),
             cuts: papaya::HashMap::new(),
+            raised: papaya::HashMap::new(),
             severed: watch::Sender::new(0),
             tells: AtomicBool::new(false),
             arrivals,
@@ -227,7 +230,8 @@ impl Standings {
             0 => None,
             _ => self.verdicts.pin().get(&source).copied().filter(|verdict| verdict.rung >= rung::GATED),
         };
-        let tables = Door { standings: self, rules: &rules, verdict, now_ns };
+        let raised = self.raised.pin();
+        let tables = Door { standings: self, rules: &rules, verdict, raised: raised.get(&source), now_ns };
         judge(&tables, Ok(packet), 0)
     }
 
@@ -280,8 +284,16 @@ impl Standings {
     }
 }
 
-/// Connections cut.
+/// Connections cut, and ceilings raised.
 impl Standings {
+    pub(super) fn raise(&self, source: Source, standing: Raised) {
+        self.raised.pin().insert(source, standing);
+    }
+
+    pub(super) fn lower(&self, source: Source) {
+        self.raised.pin().remove(&source);
+    }
+
     pub(super) fn cut(&self, flow: Flow, cut: Cut) {
         if self.cuts.pin().insert(flow, cut).is_none() {
             self.under_cut.fetch_add(1, Ordering::Relaxed);
@@ -301,6 +313,7 @@ struct Door<'a> {
     standings: &'a Standings,
     rules: &'a Rules,
     verdict: Option<Verdict>,
+    raised: Option<&'a Raised>,
     now_ns: u64,
 }
 
@@ -334,6 +347,10 @@ impl Tables for Door<'_> {
         self.verdict.as_ref()
     }
 
+    fn standing(&self, _source: Source) -> Option<&Raised> {
+        self.raised
+    }
+
     fn cell(&self, index: u32) -> Option<&Cell> {
         self.rules.cells.get(index as usize)
     }
@@ -342,10 +359,6 @@ impl Tables for Door<'_> {
     // `want` leaves these tables' flags out.
 
     fn cut(&self, _flow: &Flow) -> Option<&Cut> {
-        None
-    }
-
-    fn standing(&self, _source: Source) -> Option<&Raised> {
         None
     }
 
