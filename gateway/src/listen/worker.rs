@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::connection;
 use super::socket::Port;
@@ -47,7 +48,7 @@ const TICK: Duration = Duration::from_millis(200);
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Between two looks at all connections, for those that are cut.
-const LOOK_AGAIN_NS: u64 = 20_000_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often it says so.
 const TELL_AGAIN_NS: u64 = 1_000_000_000;
 
@@ -103,12 +104,14 @@ async fn run(
                 }
                 worker.pool.sweep(now_ns);
                 worker.registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
-                severances.settle(&worker, now_ns);
                 if finishing && worker.connections.get() == 0 {
                     break;
                 }
             }
-            () = severances.changed() => severances.act(&worker, clock::monotonic_ns()),
+            () = severances.due() => {
+                severances.looked();
+                worker.sever(clock::monotonic_ns());
+            }
             () = drained.wait(), if !finishing => {
                 finishing = true;
                 worker.registry.finish();
@@ -118,42 +121,36 @@ async fn run(
     worker.flush_log();
 }
 
-/// Looks at open connections when the edge has cut some: at once, and then again with the tick, so that a run of cuts
-/// does not cost a look each.
+/// When to look at open connections because the edge has cut some: at once, but not more often than `LOOK_AGAIN`, so that a
+/// run of cuts does not cost a look each.
 struct Severances {
     changes: Option<watch::Receiver<u64>>,
-    looked_ns: u64,
-    due: bool,
+    looked: Instant,
+    is_due: bool,
 }
 
 impl Severances {
     fn of(standings: Option<&Standings>) -> Self {
-        Severances { changes: standings.map(Standings::severances), looked_ns: 0, due: false }
+        Severances { changes: standings.map(Standings::severances), looked: Instant::now(), is_due: false }
     }
 
-    /// Waits for a cut; for ever where there is no edge.
-    async fn changed(&mut self) {
-        if let Some(changes) = &mut self.changes
-            && changes.changed().await.is_ok()
-        {
-            return;
+    /// Waits for a cut, and for its turn; for ever where there is no edge. A wait that is given up loses nothing.
+    async fn due(&mut self) {
+        if !self.is_due {
+            let told = match &mut self.changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
+                return std::future::pending().await;
+            }
+            self.is_due = true;
         }
-        std::future::pending().await
+        tokio::time::sleep_until(self.looked + LOOK_AGAIN).await;
     }
 
-    fn act(&mut self, worker: &Worker, now_ns: u64) {
-        if now_ns.saturating_sub(self.looked_ns) < LOOK_AGAIN_NS {
-            self.due = true;
-            return;
-        }
-        (self.looked_ns, self.due) = (now_ns, false);
-        worker.sever(now_ns);
-    }
-
-    fn settle(&mut self, worker: &Worker, now_ns: u64) {
-        if self.due {
-            self.act(worker, now_ns);
-        }
+    fn looked(&mut self) {
+        (self.looked, self.is_due) = (Instant::now(), false);
     }
 }
 
