@@ -190,7 +190,8 @@ fn fifty_identities_behind_one_address_do_not_pay_for_one_abuser() {
     bar::at_least("R7", "49 good identities beside one abuser behind one address: served", share, 99.0, "%");
     let in_kernel = scene.packets(&gateway, "gate") + scene.packets(&gateway, "drop");
     bar::at_most("R7", "the same: packets of that address dropped by a verdict", in_kernel as f64, 0.0, "");
-    assert!(share >= 99.0 && in_kernel == 0 && refused > 100, "{share}% {in_kernel} {refused}");
+    let why = scene.why(&gateway, shared);
+    assert!(share >= 99.0 && in_kernel == 0 && refused > 100, "{share}% {in_kernel} {refused} {why:#}");
 }
 
 #[test]
