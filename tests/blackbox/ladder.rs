@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::holds_within;
-use gateway_tests::h2frames::{END_STREAM, Frames, Outcome};
 use gateway_tests::gateway::command;
+use gateway_tests::h2frames::{END_STREAM, Frames, Outcome};
 use gateway_tests::visitor::is_last;
 use gateway_tests::{Client, Gateway, Request, Upstream, Visitor, eventually, fresh_minute};
 
@@ -131,7 +131,8 @@ fn who_is_cut_is_reset_and_who_is_dropped_loses_whatever_is_open() {
     tunnel.send(&handshake).expect(101);
     let mut carried = Client::try_connect_from(gateway.stream(), from.into()).unwrap();
     carried.send(&Request::get("/")).expect(200);
-    let mut abusive: Vec<Frames> = (0..12).map(|_| Frames::connect_from(gateway.proxy(), from.into()).unwrap()).collect();
+    let mut abusive: Vec<Frames> =
+        (0..12).map(|_| Frames::connect_from(gateway.proxy(), from.into()).unwrap()).collect();
     let mut other = visitor(&gateway, [127, 0, 0, 1], Some("good-key"));
     assert_eq!(other.ask().map(|reply| reply.status), Some(200));
 

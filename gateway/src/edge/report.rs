@@ -251,7 +251,8 @@ impl Reporter {
 }
 
 fn tell(desk: &Desk, slot: &mut Slot, now_ns: u64) {
-    let told = GoodTold { at_ns: now_ns, source: slot.source, identity: slot.identity, quota: slot.quota, count: slot.untold };
+    let told =
+        GoodTold { at_ns: now_ns, source: slot.source, identity: slot.identity, quota: slot.quota, count: slot.untold };
     if desk.goods.try_send(told).is_err() {
         desk.lost_goods.fetch_add(1, Ordering::Relaxed);
     }

@@ -164,7 +164,8 @@ fn the_other_consumer_behind_the_same_address_is_served() {
 fn fifty_identities_behind_one_address_do_not_pay_for_one_abuser() {
     let test = "kernel::abuse::fifty_identities_behind_one_address_do_not_pay_for_one_abuser";
     let Some(scene) = Scene::new(test) else { return };
-    let crowd: String = (0..49).map(|n| format!("- {{ username: c{n}, keyauth_credentials: [{{ key: c{n} }}] }}\n")).collect();
+    let crowd: String =
+        (0..49).map(|n| format!("- {{ username: c{n}, keyauth_credentials: [{{ key: c{n} }}] }}\n")).collect();
     let config = scene.config("enforce", "gate_for: 60s").replace("consumers:\n", &format!("consumers:\n{crowd}"));
     // Everybody may do much, and the greedy one little.
     let config = config.replace("minute: 5 }", "minute: 1000000 }").replace("consumer: good", "consumer: greedy");

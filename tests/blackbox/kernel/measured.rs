@@ -108,7 +108,13 @@ fn a_dead_proxy_holds_nobody_up() {
     last.sigterm();
     assert!(last.wait(Duration::from_secs(10)).is_some_and(|status| status.success()));
     let clean = !stage.has_xdp() && !stage.bpffs.pins().exists();
-    bar::holds("R8", "left after a clean stop: programs, pins", "nothing", if clean { "nothing" } else { "some" }, clean);
+    bar::holds(
+        "R8",
+        "left after a clean stop: programs, pins",
+        "nothing",
+        if clean { "nothing" } else { "some" },
+        clean,
+    );
     assert!(clean);
 }
 
