@@ -73,6 +73,13 @@ impl Plugin for RateLimiting {
         }
         reply.map_or(Flow::Continue, Flow::from)
     }
+
+    /// By the period that grants most.
+    fn quota(&self) -> Option<u64> {
+        let by_caller = matches!(self.by, LimitBy::Consumer | LimitBy::Credential);
+        let rates = self.limits.iter().map(|limit| limit.requests.div_ceil(limit.period.seconds_min()));
+        rates.max().filter(|_| by_caller)
+    }
 }
 
 impl RateLimiting {
