@@ -23,6 +23,8 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod limits_lease;
+mod limits_redis;
 mod malformed;
 mod malformed_h2;
 mod presentation;

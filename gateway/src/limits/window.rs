@@ -29,6 +29,28 @@ impl Period {
         ("year", Period::Year),
     ];
 
+    /// The field's name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+
+    /// The second at which the window that holds `unix_s` began.
+    #[must_use]
+    pub fn start(self, unix_s: u64) -> u64 {
+        match self {
+            Period::Second => unix_s,
+            Period::Minute => unix_s / 60 * 60,
+            Period::Hour => unix_s / 3600 * 3600,
+            Period::Day => unix_s / 86_400 * 86_400,
+            Period::Month => {
+                let (year, month) = civil_month(unix_s / 86_400);
+                days_from_civil(year, month) * 86_400
+            }
+            Period::Year => days_from_civil(civil_month(unix_s / 86_400).0, 1) * 86_400,
+        }
+    }
+
     /// The number of the window that holds `unix_s`, and the second at which the next one begins.
     #[must_use]
     pub fn window(self, unix_s: u64) -> (u32, u64) {

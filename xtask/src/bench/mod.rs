@@ -13,6 +13,8 @@ mod wrk;
 pub enum What {
     /// CPU a request, throughput and latency beside nginx and haproxy
     Proxy(proxy::Options),
+    /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
+    Limits,
     /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
     /// floods, in namespaces (root)
     Edge {
@@ -29,6 +31,11 @@ pub enum What {
 pub fn run(what: &What) -> Result<()> {
     match what {
         What::Proxy(options) => proxy::run(options),
+        What::Limits => {
+            let mut command = shell::cargo();
+            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);
+            shell::run(command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?))
+        }
         What::Edge { rest } => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
