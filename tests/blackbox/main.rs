@@ -51,6 +51,7 @@ mod regressions;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
+mod response_ratelimiting;
 mod response_transformer;
 
 // The kernel programs.

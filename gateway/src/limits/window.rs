@@ -185,6 +185,17 @@ impl Windows {
         });
     }
 
+    /// Counts `number` requests of `key`, whatever the limit.
+    pub fn add(&self, key: u64, period: Period, number: u64, unix_s: u64) {
+        let (window, _) = period.window(unix_s);
+        self.with_cell(key, period, |cell| {
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let (window, used) = found(word, window);
+                Some(u64::from(window) << 32 | used.saturating_add(number).min(u64::from(u32::MAX)))
+            });
+        });
+    }
+
     /// What `count` would leave, without counting: `remaining` is the limit less the requests counted so far.
     #[must_use]
     pub fn look(&self, key: u64, period: Period, limit: u64, unix_s: u64) -> Usage {

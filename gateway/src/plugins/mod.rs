@@ -174,6 +174,7 @@ pub const REGISTRY: &[Kind] = &[
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
+    traffic::response_ratelimiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,
     traffic::redirect::KIND,

@@ -96,6 +96,7 @@ pub fn serve(
         upstream_host: None,
         response_headers: Vec::new(),
         correlation_id: None,
+        response_quota: None,
         circuit_probe: false,
     };
     fly(Box::new(Flight::new(worker, local, exchange, origin.serving)), origin.sni, on_upgrade)
@@ -300,7 +301,8 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     let ex = &flight.exchange;
     let settings = &flight.local.snapshot.settings;
     let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str(), &settings.style);
-    let mut response = Response { status: reply.status, headers, body: Some(body), from_upstream: false };
+    let mut response =
+        Response { status: reply.status, headers, body: Some(body), from_upstream: false, without_body: false };
     forward::mark_own(&mut response.headers, ex, settings.marks, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
@@ -323,7 +325,8 @@ async fn proxied(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     let upstream_ns = flight.asked_ns.map_or(0, |asked| now_ns.saturating_sub(asked));
     let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
@@ -340,7 +343,10 @@ async fn proxied(
     }
     let held = response.body.is_some();
     finish_head(&mut flight, &mut response);
-    if held {
+    if response.without_body {
+        response.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        source = Source::Empty;
+    } else if held {
         // A plugin may have changed the body: its length is told anew.
         response.headers.remove(CONTENT_LENGTH);
         source = response.body.take().map_or(Source::Empty, Source::Whole);
@@ -358,7 +364,8 @@ fn tunneled(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -6,13 +6,17 @@ use anyhow::Result;
 use crate::{build, shell};
 
 mod peers;
+mod plugins;
 mod proxy;
+mod tokens;
 mod wrk;
 
 #[derive(clap::Subcommand)]
 pub enum What {
     /// CPU a request, throughput and latency beside nginx and haproxy
     Proxy(proxy::Options),
+    /// CPU that plugins add to a request of the bare proxy, and the cost of a 429
+    Plugins(plugins::Options),
     /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
     Limits,
     /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
@@ -31,6 +35,7 @@ pub enum What {
 pub fn run(what: &What) -> Result<()> {
     match what {
         What::Proxy(options) => proxy::run(options),
+        What::Plugins(options) => plugins::run(options),
         What::Limits => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);

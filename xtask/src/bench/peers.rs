@@ -127,13 +127,22 @@ pub fn haproxy(place: &Place<'_>, upstream: SocketAddr) -> Result<Server> {
 /// # Errors
 /// It did not start.
 pub fn gateway(place: &Place<'_>, binary: &Path, upstream: SocketAddr) -> Result<Server> {
+    let services =
+        format!("services:\n- name: up\n  url: http://{upstream}/\n  routes:\n  - name: api\n    paths: [/api/]\n");
+    gateway_of(place, binary, &services)
+}
+
+/// This gateway with entities of the caller's.
+///
+/// # Errors
+/// It did not start.
+pub fn gateway_of(place: &Place<'_>, binary: &Path, entities: &str) -> Result<Server> {
     let address = free()?;
     let folder = place.folder.join("gateway");
     std::fs::create_dir_all(&folder)?;
     let text = format!(
         "_format_version: \"3.0\"\n\
-         gateway:\n  listen: [\"{address}\"]\n  admin: \"127.0.0.1:0\"\n  workers: 1\n  access_log: off\n\
-         services:\n- name: up\n  url: http://{upstream}/\n  routes:\n  - name: api\n    paths: [/api/]\n"
+         gateway:\n  listen: [\"{address}\"]\n  admin: \"127.0.0.1:0\"\n  workers: 1\n  access_log: off\n{entities}"
     );
     let file = write(&folder, "kong.yml", &text)?;
     let mut command = pinned(binary, place)?;

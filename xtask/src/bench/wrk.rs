@@ -23,8 +23,26 @@ pub struct Run {
 /// # Errors
 /// wrk failed, or printed something else.
 pub fn run(core: usize, connections: u32, seconds: u64, target: SocketAddr, path: &str) -> Result<Run> {
+    run_with(core, connections, seconds, target, path, None)
+}
+
+/// As [`run`] with one more header, `Name: value`.
+///
+/// # Errors
+/// As of [`run`].
+pub fn run_with(
+    core: usize,
+    connections: u32,
+    seconds: u64,
+    target: SocketAddr,
+    path: &str,
+    header: Option<&str>,
+) -> Result<Run> {
     let mut command = shell::program("taskset");
     command.args(["-c", &core.to_string(), "wrk", "--latency", "-t1"]);
+    if let Some(header) = header {
+        command.args(["-H", header]);
+    }
     command.args([format!("-c{connections}"), format!("-d{seconds}s"), format!("http://{target}{path}")]);
     let text = shell::output(&mut command).with_context(|| format!("`{}` failed", shell::typed(&command)))?;
     read(&text).with_context(|| format!("wrk printed something else:\n{text}"))

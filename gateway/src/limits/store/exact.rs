@@ -32,6 +32,18 @@ return {refused, unpack(used)}",
     )
 });
 
+/// KEYS: counters. Answer: what each has counted.
+static READ: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('MGET', unpack(KEYS))"));
+
+/// KEYS: a counter. ARGV: the number to add, the lifetime in seconds. Answer: what it counts then.
+pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local used = redis.call('INCRBY', KEYS[1], ARGV[1])
+if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return {used}",
+    )
+});
+
 /// How long a counter of `period` lives in Redis, seconds (Kong `expiration`).
 #[must_use]
 pub fn lifetime_s(period: Period) -> u64 {
@@ -48,11 +60,35 @@ pub fn lifetime_s(period: Period) -> u64 {
 /// Kong's key of a counter: `ratelimit:ROUTE:SERVICE:IDENTIFIER:START:PERIOD`, the start in milliseconds.
 #[must_use]
 pub fn key(route: &str, service: &str, identifier: &[u8], period: Period, unix_s: u64) -> Vec<u8> {
-    let or_none = |id: &'static str, given: &str| if given.is_empty() { id.to_owned() } else { given.to_owned() };
-    let mut key = format!("ratelimit:{}:{}:", or_none(NO_ID, route), or_none(NO_ID, service)).into_bytes();
+    named_key("ratelimit", route, service, identifier, "", period, unix_s)
+}
+
+/// Kong's key of a counter with a name of its own: `response-ratelimit:ROUTE:SERVICE:IDENTIFIER:START:NAME:PERIOD`.
+#[must_use]
+pub fn response_key(
+    (route, service): (&str, &str),
+    identifier: &[u8],
+    name: &str,
+    period: Period,
+    unix_s: u64,
+) -> Vec<u8> {
+    named_key("response-ratelimit", route, service, identifier, &format!("{name}:"), period, unix_s)
+}
+
+fn named_key(
+    kind: &str,
+    route: &str,
+    service: &str,
+    identifier: &[u8],
+    name: &str,
+    period: Period,
+    unix_s: u64,
+) -> Vec<u8> {
+    let known = |id| if str::is_empty(id) { NO_ID } else { id };
+    let mut key = format!("{kind}:{}:{}:", known(route), known(service)).into_bytes();
     key.extend_from_slice(identifier);
     let mut end = String::new();
-    let _ = write!(end, ":{}:{}", period.start(unix_s) * 1000, period.name());
+    let _ = write!(end, ":{}:{name}{}", period.start(unix_s) * 1000, period.name());
     key.extend_from_slice(end.as_bytes());
     key
 }
@@ -93,6 +129,33 @@ pub async fn count(server: &Arc<Server>, counters: &[Counter], unix_s: u64) -> R
         }
     });
     Ok(usages.collect())
+}
+
+/// What counters have counted, in the order of `keys`.
+///
+/// # Errors
+/// Why there is no answer.
+pub async fn read(server: &Arc<Server>, keys: &[Vec<u8>]) -> Result<Vec<u64>, Fault> {
+    let mut script = READ.prepare_invoke();
+    for key in keys {
+        script.key(&key[..]);
+    }
+    let answer = link::call(server, &script).await?;
+    let told = Vec::<Option<u64>>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    if told.len() != keys.len() {
+        return Err(Fault::Refused("an answer of another length".to_owned()));
+    }
+    Ok(told.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Adds to a counter, whatever its limit.
+///
+/// # Errors
+/// Why there is no answer.
+pub async fn add(server: &Arc<Server>, key: &[u8], number: u64, period: Period) -> Result<(), Fault> {
+    let mut script = ADD.key(key);
+    script.arg(number).arg(lifetime_s(period));
+    link::call(server, &script).await.map(drop)
 }
 
 #[cfg(test)]

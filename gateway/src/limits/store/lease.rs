@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::exact::lifetime_s;
+use super::exact::{ADD, lifetime_s};
 use super::slice::{Plan, Slice, Take};
 use super::{Fault, Fleet, Server, link};
 use crate::limits::window::Period;
@@ -29,15 +29,6 @@ local grant = math.min(want, left)
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', claim + grant))
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 return {grant, others + claim + grant, nodes}",
-    )
-});
-
-/// KEYS: a counter of Kong's. ARGV: the number to add, the lifetime in seconds. Answer: what it counts then.
-static ADD: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "local used = redis.call('INCRBY', KEYS[1], ARGV[1])
-if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-return {used}",
     )
 });
 

@@ -7,3 +7,4 @@ pub mod rate_limiting;
 pub mod redirect;
 pub mod request_size_limiting;
 pub mod request_termination;
+pub mod response_ratelimiting;

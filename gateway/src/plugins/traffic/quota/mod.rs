@@ -3,4 +3,5 @@
 
 pub mod by;
 pub mod headers;
+pub mod periods;
 pub mod redis;

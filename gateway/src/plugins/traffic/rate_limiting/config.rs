@@ -9,39 +9,16 @@ use crate::limits::store::exact::lifetime_s;
 use crate::limits::store::lease::{OnLoss, Terms};
 use crate::limits::window::Period;
 use crate::plugins::traffic::quota::headers::{Named, Style};
-use crate::plugins::traffic::quota::redis;
+use crate::plugins::traffic::quota::{periods, redis};
 
-/// The limits, shortest period first; Kong wants at least one, and none below that of a shorter period.
+/// The limits, shortest period first.
 pub(super) fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
-    let mut limits: Vec<Limit> = Vec::new();
-    let mut shorter: Option<(&str, i64)> = None;
-    let mut sound = true;
-    for (name, period) in Period::ALL {
-        if fields.node(name).is_none() {
-            continue;
-        }
-        let Some(requests) = fields.integer(name, 1..=i64::MAX) else {
-            sound = false;
-            continue;
-        };
-        if let Some((other, more)) = shorter.filter(|(_, more)| *more > requests) {
-            let message = format!("the limit of `{name}` ({requests}) is lower than that of `{other}` ({more})");
-            fields.report.error(fields.place_of(name), message);
-            sound = false;
-        }
-        shorter = Some((name, requests));
-        limits.push(limit(name, period, requests as u64));
-    }
-    if limits.is_empty() && sound {
-        let periods = Period::ALL.map(|(name, _)| name).join(", ");
-        fields.report.mismatch(fields.place(), "rate-limiting has no limit", format!("at least one of {periods}"));
-        sound = false;
-    }
-    sound.then_some(limits)
-}
-
-fn limit(name: &str, period: Period, requests: u64) -> Limit {
-    Limit { period, requests, named: Named::new(name, requests, lifetime_s(period)) }
+    let named = |(period, requests): (Period, u64)| Limit {
+        period,
+        requests,
+        named: Named::new(period.name(), requests, lifetime_s(period)),
+    };
+    Some(periods::read(fields, "rate-limiting")?.into_iter().map(named).collect())
 }
 
 #[derive(Clone, Copy, PartialEq)]
