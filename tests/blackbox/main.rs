@@ -24,6 +24,8 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod limits_lease;
+mod limits_redis;
 mod malformed;
 mod malformed_h2;
 mod presentation;
@@ -50,6 +52,7 @@ mod regressions;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
+mod response_ratelimiting;
 mod response_transformer;
 
 // The kernel programs.

@@ -9,11 +9,13 @@ mod duty;
 mod idle;
 mod load;
 mod peers;
+mod plugins;
 mod proxy;
 mod race;
 mod report;
 mod scenario;
 mod server;
+mod tokens;
 
 #[derive(clap::Subcommand)]
 pub enum What {
@@ -21,6 +23,10 @@ pub enum What {
     Proxy(proxy::Length),
     /// CPU a request in every scenario beside nginx, haproxy, Envoy, Caddy and Pingora, and memory of idle connections
     Peers(proxy::Options),
+    /// CPU that plugins add to a request of the bare proxy, and the cost of a 429
+    Plugins(plugins::Options),
+    /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
+    Limits,
     /// The kernel edge's bars that are figures, as one table; `-- --cost`, `--flood`, `--requests`, `--tax` measure a part
     /// (root)
     Edge {
@@ -38,6 +44,12 @@ pub fn run(what: &What) -> Result<()> {
     match what {
         What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
         What::Peers(options) => proxy::run(options),
+        What::Plugins(options) => plugins::run(options),
+        What::Limits => {
+            let mut command = shell::cargo();
+            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);
+            shell::run(command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?))
+        }
         What::Edge { rest } => edge(rest),
     }
 }
