@@ -7,6 +7,7 @@
 mod access_log;
 mod admin;
 mod admin_entities;
+mod admin_health;
 mod command_line;
 mod config_errors;
 mod connections;

@@ -291,7 +291,7 @@ fn read_target<'a>(
         Some((host, port)) if !text.ends_with(']') && (!host.contains(':') || host.starts_with('[')) => {
             (host, port.parse().ok())
         }
-        _ => (text.as_str(), Some(8000)),
+        _ => (text.as_str(), Some(crate::upstreams::group::PORT)),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let made = port.filter(|_| !host.is_empty()).and_then(|port| target(host, port, weight, false, host_header));
