@@ -24,6 +24,7 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod grpc;
 mod malformed;
 mod malformed_h2;
 mod presentation;

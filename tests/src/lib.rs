@@ -9,6 +9,7 @@ pub mod client;
 pub mod deadline;
 pub mod echo;
 pub mod gateway;
+pub mod grpc;
 pub mod h2;
 pub mod h2frames;
 pub mod json;
