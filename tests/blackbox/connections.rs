@@ -106,3 +106,28 @@ fn a_second_process_on_the_same_address_is_refused() {
     let text = format!("{}gateway:\n  listen: [\"{}\"]\n", upstream.fill(OPEN), first.proxy());
     assert!(Setup::new(&text).launch().is_err(), "two processes share the traffic of one address");
 }
+
+/// After a second of quiet a connection gives up its buffers; nobody can tell.
+#[test]
+fn a_connection_that_rested_goes_on() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(OPEN));
+    let mut client = gateway.connect();
+    client.get("/a").expect(200);
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(1500));
+        client.get("/b").expect(200);
+    }
+    // What came of the next head with the last request is not lost.
+    client.write(b"GET /c HTTP/1.1\r\nHost: a\r\n\r\nGET /d HT").unwrap();
+    client.read_reply("GET").unwrap().expect(200);
+    thread::sleep(Duration::from_millis(1500));
+    client.write(b"TP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    client.read_reply("GET").unwrap().expect(200);
+    let targets: Vec<String> = upstream.seen().iter().map(|seen| seen.target.clone()).collect();
+    assert_eq!(targets, ["/a", "/b", "/b", "/c", "/d"]);
+    // Nor is its end.
+    thread::sleep(Duration::from_millis(1500));
+    drop(client);
+    eventually("it is gone", || gateway.admin_get("/metrics").text().contains("gateway_connections 0"));
+}

@@ -3,20 +3,21 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::messages;
 use super::watched::Watched;
 use super::wire::Wire;
 use crate::clock;
@@ -32,7 +33,7 @@ use crate::proxy::worker::Worker;
 /// The first bytes of HTTP/2's preface.
 const PREFACE: &[u8] = b"PRI";
 /// Bytes of a request's head at most; hyper answers 431 beyond it, and beyond its own 100 fields.
-const HEAD_MAX: usize = 64 * 1024;
+pub(super) const HEAD_MAX: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool) {
@@ -57,12 +58,12 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, (Bytes::new(), stream), h2, &registered).await;
+    http(worker, client, sni, (Bytes::new(), Box::new(stream)), h2, &registered).await;
 }
 
 /// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
 /// of HTTP/1 begins with `PRI`.
-async fn first_bytes(wire: &mut Wire) -> io::Result<Bytes> {
+pub(super) async fn first_bytes(wire: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
         if wire.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
@@ -86,20 +87,20 @@ async fn http<S>(
     if h2 {
         presence.multiplex();
     }
-    let io = TokioIo::new(Watched::new(early, stream, Arc::clone(presence)));
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(registered));
-        service_fn(move |request: hyper::Request<Incoming>| {
+        move |request: hyper::Request<Incoming>| {
             let (started_ns, serving) = connection.entry.presence.enter();
             let connection = Rc::clone(&connection);
             let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
             let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving, connection };
             path::serve(Rc::clone(&worker), origin, request)
-        })
+        }
     };
-    if h2 {
+    let end = if h2 {
+        let io = TokioIo::new(Watched::new(early, stream, Arc::clone(presence)));
         let connection = http2::Builder::new(OnThisThread(Rc::clone(&registered.lines)))
             .max_concurrent_streams(100)
             .initial_stream_window_size(64 * 1024)
@@ -108,20 +109,12 @@ async fn http<S>(
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(100)
             .max_send_buf_size(64 * 1024)
-            .serve_connection(io, service);
-        let connection = pin!(connection);
-        let finish = http2::Connection::graceful_shutdown;
-        ended(&worker, client, drive(connection, finish, &registered.entry).await);
+            .serve_connection(io, service_fn(service));
+        drive(Box::pin(connection).as_mut(), http2::Connection::graceful_shutdown, &registered.entry).await
     } else {
-        let connection = http1::Builder::new()
-            .max_buf_size(HEAD_MAX)
-            .header_read_timeout(None)
-            .serve_connection(io, service)
-            .with_upgrades();
-        let connection = pin!(connection);
-        let finish = http1::UpgradeableConnection::graceful_shutdown;
-        ended(&worker, client, drive(connection, finish, &registered.entry).await);
-    }
+        messages::serve(early, stream, service, &registered.entry).await
+    };
+    ended(&worker, client, end);
 }
 
 /// Counts what ended a connection before its time. What hyper's parser refused never became a request: it is told to the
@@ -150,7 +143,7 @@ fn fault(error: &hyper::Error) -> &'static str {
 }
 
 /// Polls a connection until it ends, or the registry cuts it; then there is nothing to return.
-async fn drive<C: Future>(
+pub(super) async fn drive<C: Future>(
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
     entry: &Entry,
@@ -158,7 +151,7 @@ async fn drive<C: Future>(
     let mut finishing = false;
     std::future::poll_fn(|cx| {
         match entry.order(cx.waker()) {
-            Order::Go => {}
+            Order::Go | Order::Rest => {}
             Order::Finish if finishing => {}
             Order::Finish => {
                 finishing = true;

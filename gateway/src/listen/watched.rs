@@ -32,6 +32,11 @@ impl<S> Watched<S> {
     pub fn new(early: Bytes, stream: S, presence: Arc<Presence>) -> Self {
         Watched { early, stream, presence, left: TURN_BYTES }
     }
+
+    /// The stream itself. Nothing may be left of the bytes that came early.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -89,6 +94,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.presence.is_lent() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

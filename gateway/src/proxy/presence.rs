@@ -21,6 +21,10 @@ pub struct Presence {
     carried: AtomicBool,
     /// Closing is to be a reset.
     resets: AtomicBool,
+    /// Quiet, and without what a request takes.
+    rests: AtomicBool,
+    /// hyper is lent the stream, and does not close it.
+    lent: AtomicBool,
 }
 
 /// The patience of a connection's timer.
@@ -39,12 +43,16 @@ pub struct Patience {
 pub enum Finding {
     /// All is well.
     Fine,
+    /// No request came for a while: the connection can do without its buffers.
+    Rest,
     /// No request came for long enough: the connection is to be let go.
     Quiet,
     /// The connection has had its time, for this reason.
     Overdue(&'static str),
 }
 
+/// After so long without a request a connection of HTTP/1.1 rests.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// How long a connection that was asked to go may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -61,12 +69,37 @@ impl Presence {
             multiplexed: AtomicBool::new(false),
             carried: AtomicBool::new(false),
             resets: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
         })
     }
 
     /// The connection speaks HTTP/2.
     pub fn multiplex(&self) {
         self.multiplexed.store(true, Relaxed);
+    }
+
+    /// Whether nothing is going on: no request, no part of a head, nothing that waits to be taken.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let none = |since: &AtomicU64| since.load(Relaxed) == 0;
+        self.in_flight.load(Relaxed) == 0 && none(&self.head_since) && none(&self.stalled_since)
+    }
+
+    /// hyper is lent the stream and may not close it, or is given it.
+    pub fn lend(&self, lent: bool) {
+        self.lent.store(lent, Relaxed);
+    }
+
+    /// Whether the stream is only lent.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.lent.load(Relaxed)
+    }
+
+    /// The connection has given up its buffers, or has them again.
+    pub fn rest(&self, rests: bool) {
+        self.rests.store(rests, Relaxed);
     }
 
     /// The connection is no more one of requests: it is not judged.
@@ -146,6 +179,9 @@ impl Presence {
         match quiet {
             quiet if quiet >= patience.idle + FAREWELL => Finding::Overdue("idle"),
             quiet if quiet >= patience.idle => Finding::Quiet,
+            quiet if quiet >= REST_AFTER && !self.multiplexed.load(Relaxed) && !self.rests.load(Relaxed) => {
+                Finding::Rest
+            }
             _ => Finding::Fine,
         }
     }
@@ -183,6 +219,9 @@ mod tests {
         assert_eq!(p.judge(109 * S, &P), Finding::Fine);
         assert_eq!(p.judge(110 * S, &P), Finding::Overdue("first_byte"));
         p.enter().1.end(100 * S);
+        assert_eq!(p.judge(100 * S, &P), Finding::Fine);
+        assert_eq!(p.judge(101 * S, &P), Finding::Rest);
+        p.rest(true);
         assert_eq!(p.judge(159 * S, &P), Finding::Fine);
         assert_eq!(p.judge(160 * S, &P), Finding::Quiet);
         assert_eq!(p.judge(162 * S, &P), Finding::Overdue("idle"));

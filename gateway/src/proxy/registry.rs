@@ -23,6 +23,8 @@ const SHOWN_MAX: usize = 16;
 pub enum Order {
     /// Go on.
     Go,
+    /// Give up what is only needed for requests, until the next one comes.
+    Rest,
     /// Finish what is in flight, then close.
     Finish,
     /// Close now.
@@ -99,6 +101,13 @@ impl Entry {
         shown.iter().any(|credential| is_gone(credential)) && (!self.shared.get() || self.presence.is_busy())
     }
 
+    /// The connection has rested as it was asked to, or cannot.
+    pub fn rested(&self) {
+        if self.order.get() == Order::Rest {
+            self.order.set(Order::Go);
+        }
+    }
+
     /// True when that is new.
     fn ask(&self, order: Order) -> bool {
         let new = self.order.replace(order) != order;
@@ -161,6 +170,8 @@ impl Registry {
         for entry in self.entries.borrow().values() {
             match entry.presence.judge(now_ns, patience) {
                 Finding::Fine => {}
+                Finding::Rest if entry.order.get() > Order::Go => {}
+                Finding::Rest => drop(entry.ask(Order::Rest)),
                 Finding::Quiet => drop(entry.ask(Order::Finish)),
                 Finding::Overdue(reason) => {
                     if entry.ask(Order::Cut) {

@@ -1,0 +1,111 @@
+//! A connection of HTTP/1.1. Between requests it rests: hyper's state and its buffers, some 20 KiB, are given up until the
+//! next byte comes, so that a hundred thousand phones that say nothing cost little more than their sockets.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::connection::{HEAD_MAX, drive, first_bytes};
+use super::watched::Watched;
+use crate::proxy::answer::AnswerBody;
+use crate::proxy::registry::{Entry, Order};
+
+/// How a stretch of requests ended.
+enum End {
+    /// There is nothing more to do but to close the stream.
+    Over(hyper::Result<()>),
+    /// In quiet: hyper can go.
+    Rest,
+    /// A request asks for another protocol.
+    Upgrade,
+}
+
+/// Serves requests from `stream`, which begins with the bytes of `early`, until it ends; nothing is returned if the registry
+/// cut it.
+pub async fn serve<S, F>(
+    mut early: Bytes,
+    mut stream: S,
+    service: impl Fn(hyper::Request<Incoming>) -> F,
+    entry: &Entry,
+) -> Option<hyper::Result<()>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Result<hyper::Response<AnswerBody>, Infallible>>,
+{
+    entry.presence.lend(true);
+    loop {
+        let upgrades = Cell::new(false);
+        let asked = |request: hyper::Request<Incoming>| {
+            upgrades.set(upgrades.get() || request.headers().contains_key(http::header::UPGRADE));
+            service(request)
+        };
+        let io = TokioIo::new(Watched::new(early, stream, Arc::clone(&entry.presence)));
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_MAX).header_read_timeout(None);
+        let mut connection = Box::pin(builder.serve_connection(io, service_fn(asked)));
+        let mut finishing = false;
+        let end = poll_fn(|cx| {
+            match entry.order(cx.waker()) {
+                Order::Rest if entry.presence.is_quiet() => {
+                    entry.rested();
+                    connection.as_mut().graceful_shutdown();
+                    // Whoever is idle ends at once, and nothing is said to the client.
+                    if let Poll::Ready(Ok(())) = connection.as_mut().poll(cx) {
+                        return Poll::Ready(Some(End::Rest));
+                    }
+                }
+                Order::Finish if !finishing => {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Order::Go | Order::Finish => {}
+                Order::Rest => entry.rested(),
+                Order::Cut => return Poll::Ready(None),
+            }
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(end) => Poll::Ready(Some(End::Over(end))),
+                Poll::Pending if upgrades.get() => Poll::Ready(Some(End::Upgrade)),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        match end.await? {
+            End::Upgrade => {
+                entry.presence.lend(false);
+                let finish = http1::UpgradeableConnection::graceful_shutdown;
+                return drive(Box::pin(Pin::into_inner(connection).with_upgrades()).as_mut(), finish, entry).await;
+            }
+            End::Over(end) => {
+                let mut stream = Pin::into_inner(connection).into_parts().io.into_inner().into_inner();
+                // The peer may be gone already.
+                let _closed = entry.until(Order::Cut, stream.shutdown()).await?;
+                return Some(end);
+            }
+            End::Rest => {
+                let parts = Pin::into_inner(connection).into_parts();
+                (early, stream) = (parts.read_buf, parts.io.into_inner().into_inner());
+            }
+        }
+        if early.is_empty() {
+            early = rest(&mut stream, entry).await?.ok()?;
+        }
+    }
+}
+
+/// Waits for the first bytes of the next request.
+async fn rest(stream: &mut (impl AsyncRead + Unpin), entry: &Entry) -> Option<io::Result<Bytes>> {
+    entry.presence.rest(true);
+    let first = entry.until(Order::Finish, first_bytes(stream)).await;
+    entry.presence.rest(false);
+    first
+}
