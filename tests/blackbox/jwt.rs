@@ -39,6 +39,7 @@ consumers:
   - { key: ann-384, secret: ann-secret, algorithm: HS384 }
   - { key: ann-es, algorithm: ES256, rsa_public_key: @PEM@ }
   - { key: ann-b64, secret: c2VjcmV0LWJ5dGVz }
+  - { key: ann-text, secret: no base64! }
 - username: nobody
 "#;
 
@@ -127,10 +128,16 @@ fn each_refusal_says_why() {
         (sign(json!({ "iss": "" })), "Invalid 'iss' in claims"),
         (hmac_token("HS256", &json!({ "iss": "ann-key" }), b"other"), "Invalid signature"),
         (hmac_token("HS512", &json!({ "iss": "ann-key" }), b"ann-secret"), "Invalid algorithm"),
+        ("x.y.z".to_owned(), "Bad token; invalid JSON"),
+        (unsigned_token(&json!({ "iss": "ann-key" })), "Bad token; invalid alg"),
+        (format!("{}.{}.eA", base64url(r#"{"alg":"HS256"}"#), base64url("[]")), "Bad token; invalid claims"),
+        (good().rsplit_once('.').map(|(parts, _)| format!("{parts}.")).unwrap(), "Bad token; invalid signature"),
     ];
     for (token, message) in cases {
         assert_eq!(says(scene.bearer("/plain", &token), message), invalid);
     }
+    let text = hmac_token("HS256", &json!({ "iss": "ann-text" }), b"no base64!");
+    assert_eq!(says(scene.bearer("/base64", &text), "Invalid key/secret"), invalid);
     let two = Request::get(&format!("/plain?jwt={}", good()));
     let two = two.header("Authorization", &format!("Bearer {}", sign(json!({ "iss": "x" }))));
     assert_eq!(says(scene.gateway.send(&two), "Multiple tokens provided"), invalid);

@@ -17,6 +17,7 @@ pub mod listeners;
 pub mod message;
 pub mod netns;
 pub mod process;
+pub mod signer;
 pub mod strict;
 pub mod tls;
 pub mod upstream;
