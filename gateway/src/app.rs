@@ -125,6 +125,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         writer,
         pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
+        remote: crate::identity::remote::Remote::default(),
     };
     Ok((Arc::new(shared), log))
 }
@@ -153,6 +154,7 @@ fn start_workers(
     drained: &Drained,
 ) -> anyhow::Result<Vec<Thread>> {
     let tls = Arc::new(TlsClients::new());
+    shared.remote.calls.trust(Arc::clone(&tls));
     let count = snapshot.settings.workers;
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for listener in bound {
@@ -196,6 +198,8 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     privileges::of_control(app.edge.is_some());
     let probed = Arc::clone(&app);
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
+    let remote = Arc::clone(&app.shared);
+    tokio::spawn(async move { remote.remote.sources.run(&remote.remote.calls).await });
     let mut changes = watch_without_privileges(app.running.paths())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;

@@ -11,6 +11,7 @@ pub mod echo;
 pub mod gateway;
 pub mod h2;
 pub mod h2frames;
+pub mod issuer;
 pub mod json;
 pub mod jwt;
 pub mod listeners;

@@ -9,7 +9,8 @@ use super::ids;
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
 use crate::identity::{
-    ApiKey, BasicCredential, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret, password_digest,
+    ApiKey, BasicCredential, Consumer, ConsumerIndex, HmacCredential, Identities, JwtAlgorithm, JwtSecret,
+    password_digest,
 };
 
 /// Identities, and the plugins that were nested in consumers.
@@ -22,10 +23,11 @@ pub struct Read<'a> {
 }
 
 /// Credentials of plugins that are not built yet; each names its plugin.
-const NOT_BUILT: &[&str] = &["hmacauth_credentials", "oauth2_credentials"];
+const NOT_BUILT: &[&str] = &["oauth2_credentials"];
 
 /// Credentials that are read.
-const BUILT: [&str; 4] = ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "acls"];
+const BUILT: [&str; 5] =
+    ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "hmacauth_credentials", "acls"];
 
 /// Reads the consumers with all that is nested, then the top-level credentials.
 pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
@@ -142,6 +144,7 @@ fn credential(
         "acls" => acl(&f, index, groups),
         "keyauth_credentials" => api_key(&f, index, identities),
         "basicauth_credentials" => basic(&f, index, identities, stored),
+        "hmacauth_credentials" => hmac(&f, index, identities),
         _ => jwt_secret(&f, index, identities),
     }
 }
@@ -151,6 +154,7 @@ fn known_of(kind: &str) -> &'static [&'static str] {
         "acls" => &["group"],
         "keyauth_credentials" => &["key", "ttl"],
         "basicauth_credentials" => &["username", "password"],
+        "hmacauth_credentials" => &["username", "secret"],
         _ => &["key", "secret", "algorithm", "rsa_public_key"],
     }
 }
@@ -203,6 +207,22 @@ fn basic(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities, stor
     };
     if !identities.add_basic(&username, BasicCredential { id, consumer: index, password }) {
         duplicate(f.report, f.place_of("username"), "basicauth_credentials", ("username", &username), None);
+    }
+}
+
+fn hmac(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
+    let username = f.required_string("username");
+    let id = ids::of_entity(f, "hmacauth_credentials", username.as_deref()).to_string();
+    let secret = f.string("secret").filter(|secret| !secret.is_empty());
+    let Some(username) = username else { return };
+    let Some(secret) = secret else {
+        let words = "hmacauth_credentials without `secret`: Kong makes one up that nobody knows, so it opens nothing";
+        f.report.warn(f.place(), words);
+        return;
+    };
+    let secret = secret.into_bytes().into_boxed_slice();
+    if !identities.add_hmac(&username, HmacCredential { id, consumer: index, secret }) {
+        duplicate(f.report, f.place_of("username"), "hmacauth_credentials", ("username", &username), None);
     }
 }
 

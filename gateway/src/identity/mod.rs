@@ -1,6 +1,8 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+pub mod jwk;
+pub mod remote;
 pub mod verifier;
 
 use std::collections::HashMap;
@@ -52,6 +54,22 @@ pub struct BasicCredential {
     pub consumer: ConsumerIndex,
     /// SHA-1 of the password followed by the consumer's id: the form in which Kong's files hold it.
     pub password: [u8; 20],
+}
+
+/// Kong's `hmacauth_credentials` entity.
+pub struct HmacCredential {
+    /// UUID.
+    pub id: String,
+    /// Whose credential it is.
+    pub consumer: ConsumerIndex,
+    /// The shared secret: an HMAC needs it as it is.
+    pub secret: Box<[u8]>,
+}
+
+impl std::fmt::Debug for HmacCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HmacCredential").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A `jwt_secrets` algorithm.
@@ -126,8 +144,10 @@ pub struct Identities {
     /// Consumers by index.
     pub consumers: Vec<Consumer>,
     by_name: HashMap<String, ConsumerIndex>,
+    by_custom_id: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
     basic: HashMap<String, BasicCredential>,
+    hmac: HashMap<String, HmacCredential>,
     jwt: HashMap<String, JwtCredential>,
 }
 
@@ -146,15 +166,21 @@ impl Identities {
         if let Some(username) = &consumer.username {
             self.by_name.insert(username.clone(), index);
         }
+        if let Some(custom_id) = &consumer.custom_id {
+            self.by_custom_id.insert(custom_id.clone(), index);
+        }
         self.consumers.push(consumer);
         index
     }
 
     /// Ids of a consumer's credentials.
     pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<&str> {
-        let keys = self.keys.values().filter(|key| key.consumer == consumer).map(|key| key.id.as_str());
-        let secrets = self.jwt.values().map(|known| &known.secret);
-        keys.chain(secrets.filter(|secret| secret.consumer == consumer).map(|secret| secret.id.as_str())).collect()
+        let keys = self.keys.values().map(|key| (key.consumer, &key.id));
+        let secrets = self.jwt.values().map(|known| (known.secret.consumer, &known.secret.id));
+        let basic = self.basic.values().map(|known| (known.consumer, &known.id));
+        let hmac = self.hmac.values().map(|known| (known.consumer, &known.id));
+        let all = keys.chain(secrets).chain(basic).chain(hmac);
+        all.filter(|(owner, _)| *owner == consumer).map(|(_, id)| id.as_str()).collect()
     }
 
     /// Adds an API key; false when the key exists already.
@@ -165,6 +191,11 @@ impl Identities {
     /// Adds a credential for basic authentication; false when the user name exists already.
     pub fn add_basic(&mut self, username: &str, credential: BasicCredential) -> bool {
         self.basic.insert(username.to_owned(), credential).is_none()
+    }
+
+    /// Adds a credential for signed requests; false when the user name exists already.
+    pub fn add_hmac(&mut self, username: &str, credential: HmacCredential) -> bool {
+        self.hmac.insert(username.to_owned(), credential).is_none()
     }
 
     /// Adds a JWT credential; false when its key exists already. One whose key `verifier::verifier` refuses never verifies.
@@ -178,6 +209,12 @@ impl Identities {
     #[must_use]
     pub fn consumer_named(&self, name: &str) -> Option<ConsumerIndex> {
         self.by_name.get(name).copied()
+    }
+
+    /// The consumer of a custom id.
+    #[must_use]
+    pub fn consumer_of_custom_id(&self, custom_id: &str) -> Option<ConsumerIndex> {
+        self.by_custom_id.get(custom_id).copied()
     }
 
     /// The consumer at `index`.
@@ -208,6 +245,12 @@ impl Identities {
         let expected = known.map_or([0; 20], |credential| credential.password);
         let same = bool::from(given.ct_eq(&expected));
         known.filter(|_| same && consumer.is_some())
+    }
+
+    /// The credential for signed requests of a user name.
+    #[must_use]
+    pub fn hmac(&self, username: &str) -> Option<&HmacCredential> {
+        self.hmac.get(username)
     }
 
     /// The JWT credential whose key is `key`.

@@ -21,6 +21,7 @@ pub fn shared() -> Arc<Shared> {
         members: Default::default(),
         writer,
         hash_keys,
+        remote: Default::default(),
         pressure: Default::default(),
     })
 }
@@ -85,13 +86,16 @@ pub fn reply(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> Reply {
     match plugin.on_request(exchange) {
         Flow::Reply(reply) => *reply,
         Flow::Continue => panic!("the request passed"),
+        Flow::Wait(_) => panic!("the plugin asks somebody"),
     }
 }
 
 /// Runs a plugin that must let the request pass.
 pub fn pass(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) {
-    if let Flow::Reply(reply) = plugin.on_request(exchange) {
-        panic!("answered {}", reply.status);
+    match plugin.on_request(exchange) {
+        Flow::Continue => {}
+        Flow::Reply(reply) => panic!("answered {}", reply.status),
+        Flow::Wait(_) => panic!("the plugin asks somebody"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
-//! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
+//! `Continue`, what to answer, or what to wait for; `on_request` itself never opens a socket, takes a shared lock or waits.
 
 pub mod auth;
 #[cfg(test)]
@@ -9,7 +9,9 @@ pub mod protocol;
 pub mod traffic;
 pub mod transform;
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -26,7 +28,15 @@ pub enum Flow {
     Continue,
     /// Answer this now; the upstream is not asked.
     Reply(Box<Reply>),
+    /// Somebody else must be asked first. The plugin bounds the time.
+    Wait(Wait),
 }
+
+/// A question under way, on the worker's own thread. It ends with what is to be done about the exchange then.
+pub type Wait = Pin<Box<dyn Future<Output = Resume>>>;
+
+/// What a plugin does when its question is answered.
+pub type Resume = Box<dyn FnOnce(&mut Exchange) -> Flow>;
 
 impl From<Reply> for Flow {
     fn from(reply: Reply) -> Self {
@@ -107,6 +117,8 @@ pub struct Shared {
     pub writer: LogWriter,
     /// How near the process is to its memory limit.
     pub pressure: crate::limits::Pressure,
+    /// Servers that say who calls, and their keys.
+    pub remote: crate::identity::remote::Remote,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }
@@ -146,9 +158,12 @@ pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
     auth::bot_detection::KIND,
     protocol::cors::KIND,
+    auth::oauth2_introspection::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
     auth::basic_auth::KIND,
+    auth::openid_connect::KIND,
+    auth::hmac_auth::KIND,
     auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,

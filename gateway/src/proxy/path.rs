@@ -259,9 +259,13 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
         if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
             Box::pin(hold_body(flight, bytes_max)).await?;
         }
-        match plugin.on_request(&mut flight.exchange) {
-            Flow::Continue => flight.note_ran(i, slot),
+        let mut flow = plugin.on_request(&mut flight.exchange);
+        while let Flow::Wait(wait) = flow {
+            flow = wait.await(&mut flight.exchange);
+        }
+        match flow {
             Flow::Reply(reply) => return Err(reply),
+            _ => flight.note_ran(i, slot),
         }
     }
     Ok(())

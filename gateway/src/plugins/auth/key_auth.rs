@@ -96,7 +96,7 @@ impl KeyAuth {
         let body = if self.in_body { BodyFields::of(exchange) } else { None };
         let (name, key) = self.find(exchange, body.as_ref())?;
         let proven = self.gate.identities.api_key(&key).map(|credential| Proven {
-            consumer: credential.consumer,
+            consumer: Some(credential.consumer),
             credential: Arc::from(credential.id.as_str()),
             identifier: HeaderValue::from_str(&credential.id).ok(),
         });
