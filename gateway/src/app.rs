@@ -1,5 +1,7 @@
 //! The composition root: the only file that may know every room. Starts, reloads, drains.
 
+mod process;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +18,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
@@ -60,6 +63,8 @@ struct App {
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
+    /// The log of issued keys that was opened.
+    issued_keys: Option<PathBuf>,
 }
 
 /// Runs the gateway until it is told to stop. Exit code 2 is a configuration that cannot run.
@@ -68,7 +73,7 @@ struct App {
 /// What kept it from starting.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     crate::crypto::install();
-    raise_descriptor_limit();
+    process::raise_descriptor_limit();
     // Threads inherit: before the first one.
     privileges::at_start();
     let (shared, log) = shared()?;
@@ -83,6 +88,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let snapshot = running.current();
+    if let Some(path) = &snapshot.settings.issued_keys {
+        shared.keyring.open(path, clock::unix_ns() / 1_000_000_000).map_err(anyhow::Error::msg)?;
+    }
     let http = snapshot.settings.listen.iter().map(|l| (l, false));
     let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
     let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers, options.beside);
@@ -101,6 +109,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         listeners,
         started: Instant::now(),
         node: uuid::Uuid::new_v4().to_string(),
+        issued_keys: snapshot.settings.issued_keys.clone(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
@@ -126,18 +135,9 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
         remote: crate::identity::remote::Remote::default(),
+        keyring: Arc::default(),
     };
     Ok((Arc::new(shared), log))
-}
-
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, "cannot raise the descriptor limit");
-    }
 }
 
 /// The policy with the ports that are really listened on.
@@ -335,6 +335,9 @@ impl App {
                     (None, None) => {}
                     _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
                 }
+                if snapshot.settings.issued_keys != self.issued_keys {
+                    tracing::warn!("`gateway.issued_keys` changes only with a restart");
+                }
                 tracing::info!(why, hash = %snapshot.hash, "configuration reloaded");
                 for warning in self.running.warnings().lines() {
                     tracing::warn!("{warning}");
@@ -370,13 +373,6 @@ async fn retire(snapshot: Arc<Snapshot>) {
     drop(tokio::task::spawn_blocking(move || drop(snapshot)));
 }
 
-/// Memory that this process holds, in KiB; 0 where the system does not say.
-fn rss_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
-}
-
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
@@ -388,6 +384,10 @@ impl Control for App {
 
     fn node(&self) -> &str {
         &self.node
+    }
+
+    fn keyring(&self) -> &Arc<Keyring> {
+        &self.shared.keyring
     }
 
     fn edge(&self) -> Option<&Arc<Edge>> {
@@ -412,7 +412,7 @@ impl Control for App {
             "workers": self.workers.len(),
             "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
-            "memory": { "rss_kib": rss_kib() },
+            "memory": { "rss_kib": process::rss_kib() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
             "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),

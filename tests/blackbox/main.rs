@@ -41,6 +41,7 @@ mod cors;
 mod file_log;
 mod hmac_auth;
 mod ip_restriction;
+mod issued_keys;
 mod jwt;
 mod jwt_issued;
 mod key_auth;

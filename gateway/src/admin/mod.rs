@@ -3,6 +3,7 @@
 
 mod entities;
 mod guard;
+mod keys;
 mod page;
 mod root;
 
@@ -23,6 +24,7 @@ use serde_json::json;
 use crate::config::sources::TEXT_MAX;
 use crate::config::{Bundle, Reload, Running};
 use crate::edge::{Edge, Identity};
+use crate::identity::keyring::Keyring;
 
 /// What the admin API shows and does; the composition root provides it.
 pub trait Control: Send + Sync {
@@ -30,6 +32,8 @@ pub trait Control: Send + Sync {
     fn running(&self) -> &Running;
     /// Takes a new configuration, off this runtime, and tells the workers.
     fn replace(&self, bundle: Bundle) -> impl Future<Output = Reload> + Send;
+    /// API keys that are made while it runs.
+    fn keyring(&self) -> &Arc<Keyring>;
     /// Names this process.
     fn node(&self) -> &str;
     /// The edge, if there is one.
@@ -93,14 +97,23 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
                 json!({ "killed": kill })
             })
         }
+        (method, _) if control.keyring().is_open() && keys::Order::of(method, &path).is_some() => {
+            match keys::Order::of(method, &path) {
+                Some(order) => keys::answer(control, order, request).await,
+                None => message(StatusCode::NOT_FOUND, "Not found"),
+            }
+        }
         (method, _) => {
             let method = method.clone();
             let query = request.uri().query().unwrap_or_default().to_owned();
             let (snapshot, node) = (control.running().current(), control.node().to_owned());
             let loaded = control.running().loaded_unix_s();
+            let keyring = Arc::clone(control.keyring());
             // The first question reads the configuration again: not on the thread that answers everybody.
-            let answer =
-                tokio::task::spawn_blocking(move || entities::answer(&snapshot, &method, &path, &query, &node, loaded));
+            let answer = tokio::task::spawn_blocking(move || {
+                let issued = if path.contains("key") { keys::entities(&keyring) } else { Vec::new() };
+                entities::answer(&snapshot, issued, &method, &path, &query, &node, loaded)
+            });
             answer.await.unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"))
         }
     }
@@ -194,6 +207,12 @@ fn wrapped(text: &str) -> Option<String> {
         serde_json::Value::String(text) => Some(text),
         _ => None,
     }
+}
+
+/// The segments of a path, decoded.
+fn parts(path: &str) -> Vec<String> {
+    let decoded = |part| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
+    path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
 }
 
 fn message(status: StatusCode, text: &str) -> Answer {

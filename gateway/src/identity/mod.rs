@@ -2,6 +2,7 @@
 //! requests run; secrets stay in here and are never printed.
 
 pub mod jwk;
+pub mod keyring;
 pub mod remote;
 pub mod verifier;
 
@@ -226,7 +227,13 @@ impl Identities {
     /// The credential of an API key. Looked up by digest, so that the time taken tells nothing about stored keys.
     #[must_use]
     pub fn api_key(&self, key: &[u8]) -> Option<&Arc<ApiKey>> {
-        self.keys.get(&digest(key))
+        self.api_key_of(&digest(key))
+    }
+
+    /// The credential of an API key's SHA-256.
+    #[must_use]
+    pub fn api_key_of(&self, digest: &[u8; 32]) -> Option<&Arc<ApiKey>> {
+        self.keys.get(digest)
     }
 
     /// Whether basic authentication knows the user name.

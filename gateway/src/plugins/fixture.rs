@@ -22,6 +22,7 @@ pub fn shared() -> Arc<Shared> {
         writer,
         hash_keys,
         remote: Default::default(),
+        keyring: Default::default(),
         pressure: Default::default(),
     })
 }

@@ -119,6 +119,8 @@ pub struct Shared {
     pub pressure: crate::limits::Pressure,
     /// Servers that say who calls, and their keys.
     pub remote: crate::identity::remote::Remote,
+    /// API keys that are made and taken back while it runs.
+    pub keyring: Arc<crate::identity::keyring::Keyring>,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }

@@ -55,5 +55,6 @@ fn shared() -> Option<Arc<Shared>> {
         pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
         remote: crate::identity::remote::Remote::default(),
+        keyring: Arc::default(),
     }))
 }

@@ -31,16 +31,18 @@ const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-userna
 const CONSUMER_GROUPS: HeaderName = HeaderName::from_static("x-consumer-groups");
 const AUTHENTICATED_GROUPS: HeaderName = HeaderName::from_static("x-authenticated-groups");
 const CREDENTIAL_IDENTIFIER: HeaderName = HeaderName::from_static("x-credential-identifier");
+const CREDENTIAL_TIER: HeaderName = HeaderName::from_static("x-credential-tier");
 const ANONYMOUS_CONSUMER: HeaderName = HeaderName::from_static("x-anonymous-consumer");
 
 /// Headers by which the upstream knows the caller; a client's own copies never reach it.
-const IDENTITY: [HeaderName; 7] = [
+const IDENTITY: [HeaderName; 8] = [
     CONSUMER_ID,
     CONSUMER_CUSTOM_ID,
     CONSUMER_USERNAME,
     CONSUMER_GROUPS,
     AUTHENTICATED_GROUPS,
     CREDENTIAL_IDENTIFIER,
+    CREDENTIAL_TIER,
     ANONYMOUS_CONSUMER,
 ];
 
@@ -286,6 +288,7 @@ pub(crate) mod bench {
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
             remote: Default::default(),
+            keyring: Default::default(),
             pressure: Default::default(),
         });
         let setup =
