@@ -5,14 +5,22 @@ use anyhow::Result;
 
 use crate::{build, shell};
 
+mod duty;
+mod idle;
+mod load;
 mod peers;
 mod proxy;
-mod wrk;
+mod race;
+mod report;
+mod scenario;
+mod server;
 
 #[derive(clap::Subcommand)]
 pub enum What {
-    /// CPU a request, throughput and latency beside nginx and haproxy
-    Proxy(proxy::Options),
+    /// The first scenario of `peers` beside nginx and haproxy alone: CPU a request, throughput and latency
+    Proxy(proxy::Length),
+    /// CPU a request in every scenario beside nginx, haproxy, Envoy, Caddy and Pingora, and memory of idle connections
+    Peers(proxy::Options),
     /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
     /// floods, in namespaces (root)
     Edge {
@@ -28,7 +36,8 @@ pub enum What {
 /// Something that it needs is missing or failed.
 pub fn run(what: &What) -> Result<()> {
     match what {
-        What::Proxy(options) => proxy::run(options),
+        What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
+        What::Peers(options) => proxy::run(options),
         What::Edge { rest } => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
