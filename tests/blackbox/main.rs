@@ -10,6 +10,7 @@ mod admin_entities;
 mod command_line;
 mod config_errors;
 mod connections;
+mod consumer_groups;
 mod drain;
 mod explain;
 mod format;

@@ -33,6 +33,7 @@ const PARENTS: &[(&str, &str)] = &[
     ("service", "services"),
     ("route", "routes"),
     ("consumer", "consumers"),
+    ("consumer_group", "consumer_groups"),
     ("upstream", "upstreams"),
     ("certificate", "certificates"),
     ("set", "key_sets"),

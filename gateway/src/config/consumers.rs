@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use http::HeaderValue;
 
 use super::compile::{duplicate, reference};
-use super::ids;
+use super::{consumer_groups, ids};
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
 use crate::identity::{
-    ApiKey, BasicCredential, Consumer, ConsumerIndex, HmacCredential, Identities, JwtAlgorithm, JwtSecret,
+    ApiKey, BasicCredential, Consumer, ConsumerIndex, GroupIndex, HmacCredential, Identities, JwtAlgorithm, JwtSecret,
     password_digest,
 };
 
@@ -20,6 +20,8 @@ pub struct Read<'a> {
     pub identities: Identities,
     /// Nested plugins with their consumer.
     pub plugins: Vec<(&'a Node, ConsumerIndex)>,
+    /// Plugins that were nested in consumer groups.
+    pub group_plugins: Vec<(&'a Node, GroupIndex)>,
 }
 
 /// Credentials of plugins that are not built yet; each names its plugin.
@@ -35,6 +37,9 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
     // `_transform: false` says that secrets stand in the file in the form in which they are stored.
     let stored = root.node("_transform").is_some_and(|node| matches!(node.value, Value::Bool(false)));
     let mut read = Read::default();
+    let mut members = consumer_groups::read(root, &mut read.identities);
+    read.group_plugins = std::mem::take(&mut members.plugins);
+    let mut own_groups: Vec<(&Node, ConsumerIndex)> = Vec::new();
     let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
     let mut custom_ids: HashMap<String, Place> = HashMap::new();
     let mut places: Vec<Place> = Vec::new();
@@ -60,10 +65,9 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
             nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
         }
         read.plugins.extend(f.list("plugins").unwrap_or_default().iter().map(|n| (n, index)));
-        if f.node("groups").is_some() {
-            report.error(f.place_of("groups"), "`groups` of a consumer is a key of decK and of the enterprise edition");
-        }
+        own_groups.extend(f.list("groups").unwrap_or_default().iter().map(|n| (n, index)));
     }
+    consumer_groups::join(root, members, own_groups, &mut read.identities);
     for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
         nested.extend(root.list(kind).unwrap_or_default().iter().map(|n| (kind, n, None)));
     }
@@ -98,6 +102,8 @@ fn read_consumer(f: &Fields<'_>) -> Option<Consumer> {
         username,
         custom_id,
         groups: Vec::new(),
+        member_of: Vec::new(),
+        member_of_header: None,
     })
 }
 

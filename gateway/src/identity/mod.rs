@@ -16,6 +16,18 @@ use self::verifier::Verifier;
 /// A consumer's place in `Identities::consumers`.
 pub type ConsumerIndex = u32;
 
+/// A consumer group's place in `Identities::consumer_groups`.
+pub type GroupIndex = u32;
+
+/// Kong's `consumer_groups` entity.
+#[derive(Debug)]
+pub struct ConsumerGroup {
+    /// UUID.
+    pub id: String,
+    /// Unique name.
+    pub name: String,
+}
+
 /// Kong's `consumers` entity.
 #[derive(Debug)]
 pub struct Consumer {
@@ -35,6 +47,10 @@ pub struct Consumer {
     pub custom_id_header: Option<HeaderValue>,
     /// `X-Consumer-Groups`, ready to send; absent without groups.
     pub groups_header: Option<HeaderValue>,
+    /// Consumer groups that it is in, in file order.
+    pub member_of: Vec<GroupIndex>,
+    /// Their names as `X-Consumer-Groups`, ready to send; absent without any.
+    pub member_of_header: Option<HeaderValue>,
 }
 
 /// Kong's `keyauth_credentials` entity; the key itself is kept only as its SHA-256.
@@ -144,6 +160,8 @@ impl std::fmt::Debug for JwtSecret {
 pub struct Identities {
     /// Consumers by index.
     pub consumers: Vec<Consumer>,
+    /// Consumer groups by index.
+    pub consumer_groups: Vec<ConsumerGroup>,
     by_name: HashMap<String, ConsumerIndex>,
     by_custom_id: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
@@ -216,6 +234,18 @@ impl Identities {
     #[must_use]
     pub fn consumer_of_custom_id(&self, custom_id: &str) -> Option<ConsumerIndex> {
         self.by_custom_id.get(custom_id).copied()
+    }
+
+    /// The consumer group of a UUID or name.
+    #[must_use]
+    pub fn group_named(&self, name: &str) -> Option<GroupIndex> {
+        let found = self.consumer_groups.iter().position(|group| group.name == name || group.id == name);
+        found.and_then(|index| GroupIndex::try_from(index).ok())
+    }
+
+    /// Names of the consumer groups of a consumer.
+    pub fn groups_of(&self, consumer: &Consumer) -> impl Iterator<Item = &str> {
+        consumer.member_of.iter().filter_map(|index| Some(self.consumer_groups.get(*index as usize)?.name.as_str()))
     }
 
     /// The consumer at `index`.

@@ -36,6 +36,8 @@ pub fn identities() -> Arc<Identities> {
             username: Some(name.to_owned()),
             custom_id: None,
             groups: Vec::new(),
+            member_of: Vec::new(),
+            member_of_header: None,
             id_header: name.parse().expect("header"),
             username_header: None,
             custom_id_header: None,

@@ -184,9 +184,11 @@ fn clear(headers: &mut HeaderMap) {
 fn name_consumer(headers: &mut HeaderMap, consumer: &Consumer) {
     clear(headers);
     headers.insert(CONSUMER_ID, consumer.id_header.clone());
-    for (name, value) in
-        [(CONSUMER_CUSTOM_ID, &consumer.custom_id_header), (CONSUMER_USERNAME, &consumer.username_header)]
-    {
+    for (name, value) in [
+        (CONSUMER_CUSTOM_ID, &consumer.custom_id_header),
+        (CONSUMER_USERNAME, &consumer.username_header),
+        (CONSUMER_GROUPS, &consumer.member_of_header),
+    ] {
         if let Some(value) = value {
             headers.insert(name, value.clone());
         }
@@ -260,6 +262,8 @@ pub(crate) mod bench {
                 id_header: header(&format!("id-of-{name}")),
                 username_header: Some(header(name)),
                 custom_id_header: (name == "alice").then(|| header("a-1")),
+                member_of: Vec::new(),
+                member_of_header: None,
                 groups_header: (!groups.is_empty()).then(|| header(&groups.join(", "))),
                 groups,
             });
