@@ -1,5 +1,6 @@
 //! The composition root: the only file that may know every room. Starts, reloads, drains.
 
+mod lifetime;
 mod process;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::identity::Revoked;
 use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
@@ -129,6 +131,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
     let (writer, log) = LogWriter::start().context("cannot start the log writer")?;
     let shared = Shared {
         windows: crate::limits::Windows::default(),
+        fleet: Arc::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,
@@ -205,7 +208,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&app, admin_address, options)?;
+    lifetime::announce(&app, admin_address, options)?;
 
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut look = tokio::time::Instant::now();
@@ -225,8 +228,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
                 look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
             }
             _ = tick.tick() => {
-                app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
-                app.shared.members.sweep();
+                app.shared.sweep(clock::unix_ns() / 1_000_000_000);
                 let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
                 if let Some(entities) = app.running.current().forget_entities(since_ns) {
                     // Nobody waits for it.
@@ -264,24 +266,6 @@ fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes>
     std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
-    let those = |stream: bool, tls: bool| {
-        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
-        addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
-    };
-    let of = |tls| those(false, tls);
-    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
-    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
-    let Some(path) = &options.ready_file else { return Ok(()) };
-    let ready = json!({
-        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),
-        "stream": those(true, false), "stream_tls": those(true, true), "admin": admin.map(|a| a.to_string()),
-    });
-    let draft = path.with_extension("tmp");
-    std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
-    std::fs::rename(&draft, path).with_context(|| format!("cannot write {}", path.display()))
-}
-
 impl App {
     /// Tells the workers how near the memory limit is; true when more than half of it is used.
     fn measure(&self, gauge: &Gauge) -> bool {
@@ -302,34 +286,36 @@ impl App {
         let _turn = self.reloading.lock().await;
         let running = Arc::clone(&self.running);
         let before = running.current();
-        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
-        let lost =
-            |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
+        let old = Arc::clone(&before);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = compile(&running);
+            let revoked = match &outcome {
+                Reload::Adopted(snapshot) => old.identities.revoked_in(&snapshot.identities),
+                _ => Revoked::default(),
+            };
+            (outcome, revoked)
+        });
+        let outcome = outcome.await;
+        let lost = |_| {
+            let refused = Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() };
+            (Reload::Refused(refused), Revoked::default())
+        };
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
-            tokio::spawn(retire(before));
+            tokio::spawn(lifetime::retire(before));
         }
         outcome
     }
 
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
-    fn tell(&self, outcome: Reload, why: &str) -> Reload {
+    fn tell(&self, (outcome, revoked): (Reload, Revoked), why: &str) -> Reload {
         match &outcome {
             Reload::Adopted(snapshot) => {
-                for worker in &self.workers {
-                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_ok() {
-                        continue;
-                    }
-                    // The inbox of a busy worker is full. What it gets when there is room is in force then, so that a
-                    // configuration that waited never follows a newer one.
-                    let (worker, running) = (worker.clone(), Arc::clone(&self.running));
-                    tokio::spawn(async move {
-                        match worker.reserve().await {
-                            Ok(place) => place.send(Command::Adopt(running.current())),
-                            Err(_) => tracing::error!("a worker is gone and takes no configuration"),
-                        }
-                    });
-                }
+                let count = revoked.len();
+                let (running, revoked) = (Arc::clone(&self.running), Arc::new(revoked));
+                // What a busy worker gets when it has room is in force then, so that a configuration that waited never
+                // follows a newer one.
+                self.order(move || Command::Adopt(running.current(), Arc::clone(&revoked)));
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
@@ -338,7 +324,7 @@ impl App {
                 if snapshot.settings.issued_keys != self.issued_keys {
                     tracing::warn!("`gateway.issued_keys` changes only with a restart");
                 }
-                tracing::info!(why, hash = %snapshot.hash, "configuration reloaded");
+                tracing::info!(why, hash = %snapshot.hash, revoked = count, "configuration reloaded");
                 for warning in self.running.warnings().lines() {
                     tracing::warn!("{warning}");
                 }
@@ -349,6 +335,22 @@ impl App {
             }
         }
         outcome
+    }
+
+    /// Sends every worker what `command` makes, as soon as it has room for it.
+    fn order(&self, command: impl Fn() -> Command + Clone + Send + 'static) {
+        for worker in &self.workers {
+            if worker.try_send(command()).is_ok() {
+                continue;
+            }
+            let (worker, command) = (worker.clone(), command.clone());
+            tokio::spawn(async move {
+                match worker.reserve().await {
+                    Ok(place) => place.send(command()),
+                    Err(_) => tracing::error!("a worker is gone and takes no orders"),
+                }
+            });
+        }
     }
 
     /// Gathers what the workers counted.
@@ -364,15 +366,6 @@ impl App {
     }
 }
 
-/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
-async fn retire(snapshot: Arc<Snapshot>) {
-    while Arc::strong_count(&snapshot) > 1 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    // Nobody waits for it.
-    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
-}
-
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
@@ -380,6 +373,11 @@ impl Control for App {
 
     async fn replace(&self, bundle: Bundle) -> Reload {
         self.take(|running| running.replace(bundle), "POST /config").await
+    }
+
+    fn revoke(&self, credentials: Revoked) {
+        let revoked = Arc::new(credentials);
+        self.order(move || Command::Revoke(Arc::clone(&revoked)));
     }
 
     fn node(&self) -> &str {
@@ -436,6 +434,7 @@ impl Control for App {
         let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
+        self.shared.fleet.render(&mut out);
         if snapshot.routes.iter().any(|r| r.chain.metrics.is_some_and(|m| m.upstream_health)) {
             metrics::head(&mut out, "kong_upstream_target_health", "gauge", "Health of the targets of upstreams.");
             for group in snapshot.groups.iter() {

@@ -16,6 +16,7 @@ mod explain;
 mod format;
 mod openapi;
 mod reload;
+mod revocation;
 mod scale;
 
 // What clients and upstreams see.
@@ -24,6 +25,8 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod limits_lease;
+mod limits_redis;
 mod malformed;
 mod malformed_h2;
 mod presentation;
@@ -55,6 +58,7 @@ mod regressions;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
+mod response_ratelimiting;
 mod response_transformer;
 
 // The kernel programs.

@@ -5,9 +5,11 @@
 #![allow(missing_docs, reason = "a harness that only the tests beside it use")]
 
 pub mod absent;
+pub mod bar;
 pub mod client;
 pub mod deadline;
 pub mod echo;
+pub mod fleet;
 pub mod gateway;
 pub mod h2;
 pub mod h2frames;
@@ -18,6 +20,7 @@ pub mod listeners;
 pub mod message;
 pub mod netns;
 pub mod process;
+pub mod redis;
 pub mod signer;
 pub mod strict;
 pub mod tls;
@@ -29,5 +32,6 @@ pub use client::{Client, Request, send};
 pub use deadline::{eventually, fresh_minute, skip};
 pub use gateway::{Gateway, Setup};
 pub use message::Reply;
+pub use redis::Redis;
 pub use upstream::{Answer, Seen, Upstream};
 pub use visitor::Visitor;

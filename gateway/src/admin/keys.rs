@@ -124,12 +124,18 @@ async fn carry_out<C: Control>(control: &C, order: Order, request: http::Request
                 Ok(made)
             })
             .await?;
+            if overlap == 0 {
+                control.revoke([&*old.credential].into_iter().collect());
+            }
             Ok(told(&made, &key, now_s, Some(&old.record.id)))
         }
         Order::Revoke(named) => {
             let known = known(control, &named, now_s)?;
             let id = known.record.id.clone();
-            on_disk(move || keyring.revoke(&id)).await?;
+            let outcome = on_disk(move || keyring.revoke(&id)).await;
+            // It is out of force even where the disk did not take it.
+            control.revoke([&*known.credential].into_iter().collect());
+            outcome?;
             let mut answer = Answer::default();
             *answer.status_mut() = StatusCode::NO_CONTENT;
             Ok(answer)

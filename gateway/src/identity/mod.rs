@@ -4,6 +4,8 @@
 pub mod jwk;
 pub mod keyring;
 pub mod remote;
+mod revoked;
+mod verified;
 pub mod verifier;
 
 use std::collections::HashMap;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+pub use self::revoked::Revoked;
 use self::verifier::Verifier;
 
 /// A consumer's place in `Identities::consumers`.

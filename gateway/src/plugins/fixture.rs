@@ -17,6 +17,7 @@ pub fn shared() -> Arc<Shared> {
     let hash_keys = std::hash::RandomState::new();
     Arc::new(Shared {
         windows: Windows::default(),
+        fleet: Default::default(),
         circuits: Default::default(),
         members: Default::default(),
         writer,
@@ -115,5 +116,11 @@ pub fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response {
         map.append(http::HeaderName::try_from(*name).expect("name"), value.parse().expect("value"));
     }
     let body = Some(bytes::Bytes::copy_from_slice(body.as_bytes()));
-    Response { status: http::StatusCode::from_u16(status).expect("status"), headers: map, body, from_upstream: true }
+    Response {
+        status: http::StatusCode::from_u16(status).expect("status"),
+        headers: map,
+        body,
+        from_upstream: true,
+        without_body: false,
+    }
 }

@@ -70,6 +70,11 @@ pub trait Plugin: Send + Sync {
         None
     }
 
+    /// The requests a second that this instance grants to each recognised caller; `None` if it does not limit by caller.
+    fn quota(&self) -> Option<u64> {
+        None
+    }
+
     /// Before the head of the answer is sent; also for answers of the gateway itself.
     fn on_response(&self, _exchange: &mut Exchange, _response: &mut Response) {}
 
@@ -109,6 +114,8 @@ pub struct MetricFlags {
 pub struct Shared {
     /// Rate-limit counters.
     pub windows: Windows,
+    /// Limits shared with other gateways.
+    pub fleet: Arc<crate::limits::store::Fleet>,
     /// Circuit states by service or route.
     pub circuits: crate::upstreams::circuit::Circuits,
     /// States of upstreams' targets.
@@ -123,6 +130,15 @@ pub struct Shared {
     pub keyring: Arc<crate::identity::keyring::Keyring>,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
+}
+
+impl Shared {
+    /// Forgets what is over; the control plane calls it every second.
+    pub fn sweep(&self, unix_s: u64) {
+        self.windows.sweep(unix_s);
+        self.fleet.sweep(unix_s);
+        self.members.sweep();
+    }
 }
 
 /// What a plugin may look at when it is compiled.
@@ -170,6 +186,7 @@ pub const REGISTRY: &[Kind] = &[
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
+    traffic::response_ratelimiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,
     traffic::redirect::KIND,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
@@ -16,6 +17,7 @@ use super::body::{BodyError, Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
+use super::registry::Registered;
 use super::reply::{self, Refusal, Reply};
 use super::worker::{Seat, Worker};
 use super::{attempt, forward, grpc, report, sanitize, tunnel};
@@ -41,6 +43,8 @@ pub struct Origin {
     pub started_ns: u64,
     /// Tells the connection how long the request is served.
     pub serving: Serving,
+    /// The connection itself.
+    pub connection: Rc<Registered>,
 }
 
 /// What the upstream, or a tunnel to it, gave.
@@ -96,9 +100,10 @@ pub fn serve(
         upstream_host: None,
         response_headers: Vec::new(),
         correlation_id: None,
+        response_quota: None,
         circuit_probe: false,
     };
-    fly(Box::new(Flight::new(worker, local, exchange, origin.serving)), origin.sni, on_upgrade)
+    fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), origin.sni, on_upgrade)
 }
 
 async fn fly(
@@ -263,13 +268,17 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
         if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
             Box::pin(hold_body(flight, bytes_max)).await?;
         }
+        let known = flight.exchange.credential().map(Arc::as_ptr);
         let mut flow = plugin.on_request(&mut flight.exchange);
         while let Flow::Wait(wait) = flow {
             flow = wait.await(&mut flight.exchange);
         }
-        match flow {
-            Flow::Reply(reply) => return Err(reply),
-            _ => flight.note_ran(i, slot),
+        if let Flow::Reply(reply) = flow {
+            return Err(reply);
+        }
+        flight.note_ran(i, slot);
+        if flight.exchange.credential().map(Arc::as_ptr) != known {
+            flight.show_credential();
         }
     }
     Ok(())
@@ -304,7 +313,8 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     let ex = &flight.exchange;
     let settings = &flight.local.snapshot.settings;
     let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str(), &settings.style);
-    let mut response = Response { status: reply.status, headers, body: Some(body), from_upstream: false };
+    let mut response =
+        Response { status: reply.status, headers, body: Some(body), from_upstream: false, without_body: false };
     forward::mark_own(&mut response.headers, ex, settings.marks, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
@@ -327,7 +337,8 @@ async fn proxied(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     let upstream_ns = flight.asked_ns.map_or(0, |asked| now_ns.saturating_sub(asked));
     let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
@@ -344,7 +355,10 @@ async fn proxied(
     }
     let held = response.body.is_some();
     finish_head(&mut flight, &mut response);
-    if held {
+    if response.without_body {
+        response.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        source = Source::Empty;
+    } else if held {
         // A plugin may have changed the body: its length is told anew.
         response.headers.remove(CONTENT_LENGTH);
         source = response.body.take().map_or(Source::Empty, Source::Whole);
@@ -362,7 +376,8 @@ fn tunneled(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -370,7 +385,8 @@ fn tunneled(
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
         let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
-        tunnel::spawn(seat, client, upstream, idle_max(&flight));
+        let connection = Rc::clone(&flight.connection);
+        tunnel::spawn(seat, connection, client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }

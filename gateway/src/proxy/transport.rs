@@ -199,8 +199,7 @@ pub async fn connect(endpoint: &Endpoint, clients: &TlsClients) -> io::Result<Co
 /// # Errors
 /// The system's or the handshake's.
 pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsClients) -> io::Result<Transport> {
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
+    let tcp = open_tcp(address).await?;
     Ok(match tls {
         None => Transport::Plain(tcp),
         Some((name, verify)) => {
@@ -209,6 +208,20 @@ pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsC
             Transport::Tls(Box::new(connector.connect(name, tcp).await?))
         }
     })
+}
+
+/// Opens plain TCP.
+///
+/// # Errors
+/// The system's.
+pub async fn open_plain(address: SocketAddr) -> io::Result<Transport> {
+    Ok(Transport::Plain(open_tcp(address).await?))
+}
+
+async fn open_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 mod unverified {

@@ -3,17 +3,19 @@
 
 use anyhow::Result;
 
-use crate::{build, shell};
+use crate::{bars, build, shell, test};
 
 mod duty;
 mod idle;
 mod load;
 mod peers;
+mod plugins;
 mod proxy;
 mod race;
 mod report;
 mod scenario;
 mod server;
+mod tokens;
 
 #[derive(clap::Subcommand)]
 pub enum What {
@@ -21,8 +23,12 @@ pub enum What {
     Proxy(proxy::Length),
     /// CPU a request in every scenario beside nginx, haproxy, Envoy, Caddy and Pingora, and memory of idle connections
     Peers(proxy::Options),
-    /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
-    /// floods, in namespaces (root)
+    /// CPU that plugins add to a request of the bare proxy, and the cost of a 429
+    Plugins(plugins::Options),
+    /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
+    Limits,
+    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `--flood`, `--requests`, `--tax` measure a part
+    /// (root)
     Edge {
         /// Passed on to the measuring program
         #[arg(last = true)]
@@ -38,15 +44,32 @@ pub fn run(what: &What) -> Result<()> {
     match what {
         What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
         What::Peers(options) => proxy::run(options),
-        What::Edge { rest } => {
+        What::Plugins(options) => plugins::run(options),
+        What::Limits => {
             let mut command = shell::cargo();
-            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
-            if rest.iter().any(|argument| argument == "--flood") {
-                command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?);
-            }
-            shell::run(command.args(rest))
+            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);
+            shell::run(command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?))
         }
+        What::Edge { rest } => edge(rest),
     }
+}
+
+/// The measuring program, and of the tests those that measure, against the gateway as it is released.
+fn edge(rest: &[String]) -> Result<()> {
+    let gateway = build::gateway(build::Profile::Release)?;
+    let mut command = shell::cargo();
+    command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
+    let mut tally = test::counted("edge_bench", command.env("GATEWAY_BIN", &gateway).args(rest), false)?;
+    if rest.is_empty() {
+        let mut command = shell::cargo();
+        command.env("GATEWAY_BIN", &gateway).env(test::IN_FULL, "full");
+        command.args(["test", "--locked", "--release", "--package", "gateway-tests", "--test", "blackbox", "--"]);
+        command.args(["--show-output", "--test-threads", "1", "kernel::measured::"]);
+        tally.add(test::counted("measuring tests", &mut command, false)?);
+    }
+    println!("\n{}", bars::table(&tally.bars, "`cargo xtask test edge` shows those"));
+    anyhow::ensure!(tally.failed == 0, "failed: {}", tally.failures.join(", "));
+    Ok(())
 }
 
 /// The middle value; of an even number, the lower of the two.

@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("proxy::h1", 0),
     ("proxy::line", 0),
     ("proxy::presence", 0),
+    ("proxy::registry", 0),
     ("proxy::reply", 0),
     ("proxy::transport", 0),
     ("watch", 0),
