@@ -1,5 +1,8 @@
 //! The composition root: the only file that may know every room. Starts, reloads, drains.
 
+mod lifetime;
+mod process;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +20,7 @@ use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
 use crate::identity::Revoked;
+use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
@@ -61,6 +65,8 @@ struct App {
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
+    /// The log of issued keys that was opened.
+    issued_keys: Option<PathBuf>,
 }
 
 /// Runs the gateway until it is told to stop. Exit code 2 is a configuration that cannot run.
@@ -69,7 +75,7 @@ struct App {
 /// What kept it from starting.
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     crate::crypto::install();
-    raise_descriptor_limit();
+    process::raise_descriptor_limit();
     // Threads inherit: before the first one.
     privileges::at_start();
     let (shared, log) = shared()?;
@@ -84,6 +90,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let snapshot = running.current();
+    if let Some(path) = &snapshot.settings.issued_keys {
+        shared.keyring.open(path, clock::unix_ns() / 1_000_000_000).map_err(anyhow::Error::msg)?;
+    }
     let http = snapshot.settings.listen.iter().map(|l| (l, false));
     let streams = snapshot.settings.stream_listen.iter().map(|l| (l, true));
     let bind = |(l, stream)| listen::bind(l, stream, snapshot.settings.workers, options.beside);
@@ -102,6 +111,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         listeners,
         started: Instant::now(),
         node: uuid::Uuid::new_v4().to_string(),
+        issued_keys: snapshot.settings.issued_keys.clone(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
@@ -127,18 +137,10 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
         writer,
         pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
+        remote: crate::identity::remote::Remote::default(),
+        keyring: Arc::default(),
     };
     Ok((Arc::new(shared), log))
-}
-
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, "cannot raise the descriptor limit");
-    }
 }
 
 /// The policy with the ports that are really listened on.
@@ -155,6 +157,7 @@ fn start_workers(
     drained: &Drained,
 ) -> anyhow::Result<Vec<Thread>> {
     let tls = Arc::new(TlsClients::new());
+    shared.remote.calls.trust(Arc::clone(&tls));
     let count = snapshot.settings.workers;
     let mut sockets: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     for listener in bound {
@@ -198,12 +201,14 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     privileges::of_control(app.edge.is_some());
     let probed = Arc::clone(&app);
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
+    let remote = Arc::clone(&app.shared);
+    tokio::spawn(async move { remote.remote.sources.run(&remote.remote.calls).await });
     let mut changes = watch_without_privileges(app.running.paths())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    announce(&app, admin_address, options)?;
+    lifetime::announce(&app, admin_address, options)?;
 
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut look = tokio::time::Instant::now();
@@ -261,24 +266,6 @@ fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes>
     std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
-    let those = |stream: bool, tls: bool| {
-        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
-        addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
-    };
-    let of = |tls| those(false, tls);
-    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
-    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
-    let Some(path) = &options.ready_file else { return Ok(()) };
-    let ready = json!({
-        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),
-        "stream": those(true, false), "stream_tls": those(true, true), "admin": admin.map(|a| a.to_string()),
-    });
-    let draft = path.with_extension("tmp");
-    std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
-    std::fs::rename(&draft, path).with_context(|| format!("cannot write {}", path.display()))
-}
-
 impl App {
     /// Tells the workers how near the memory limit is; true when more than half of it is used.
     fn measure(&self, gauge: &Gauge) -> bool {
@@ -315,7 +302,7 @@ impl App {
         };
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
-            tokio::spawn(retire(before));
+            tokio::spawn(lifetime::retire(before));
         }
         outcome
     }
@@ -333,6 +320,9 @@ impl App {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
                     _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
+                }
+                if snapshot.settings.issued_keys != self.issued_keys {
+                    tracing::warn!("`gateway.issued_keys` changes only with a restart");
                 }
                 tracing::info!(why, hash = %snapshot.hash, revoked = count, "configuration reloaded");
                 for warning in self.running.warnings().lines() {
@@ -376,22 +366,6 @@ impl App {
     }
 }
 
-/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
-async fn retire(snapshot: Arc<Snapshot>) {
-    while Arc::strong_count(&snapshot) > 1 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    // Nobody waits for it.
-    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
-}
-
-/// Memory that this process holds, in KiB; 0 where the system does not say.
-fn rss_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
-}
-
 impl Control for App {
     fn running(&self) -> &Running {
         &self.running
@@ -408,6 +382,10 @@ impl Control for App {
 
     fn node(&self) -> &str {
         &self.node
+    }
+
+    fn keyring(&self) -> &Arc<Keyring> {
+        &self.shared.keyring
     }
 
     fn edge(&self) -> Option<&Arc<Edge>> {
@@ -432,7 +410,7 @@ impl Control for App {
             "workers": self.workers.len(),
             "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
-            "memory": { "rss_kib": rss_kib() },
+            "memory": { "rss_kib": process::rss_kib() },
             "limits": { "counters": self.shared.windows.len() },
             "log_lines_dropped": self.shared.writer.dropped(),
             "edge": self.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone()),

@@ -1,6 +1,6 @@
 //! jwt: which tokens open the door, what each refusal says, and tokens made to trick the check.
 
-use gateway_tests::deadline::unix_seconds;
+use gateway_tests::deadline::{eventually, unix_seconds};
 use gateway_tests::jwt::{Es256, base64url, hmac_token, hmac_token_with, unsigned_token};
 use gateway_tests::{Gateway, Reply, Request, Upstream};
 use serde_json::{Value, json};
@@ -39,6 +39,7 @@ consumers:
   - { key: ann-384, secret: ann-secret, algorithm: HS384 }
   - { key: ann-es, algorithm: ES256, rsa_public_key: @PEM@ }
   - { key: ann-b64, secret: c2VjcmV0LWJ5dGVz }
+  - { key: ann-text, secret: no base64! }
 - username: nobody
 "#;
 
@@ -127,10 +128,16 @@ fn each_refusal_says_why() {
         (sign(json!({ "iss": "" })), "Invalid 'iss' in claims"),
         (hmac_token("HS256", &json!({ "iss": "ann-key" }), b"other"), "Invalid signature"),
         (hmac_token("HS512", &json!({ "iss": "ann-key" }), b"ann-secret"), "Invalid algorithm"),
+        ("x.y.z".to_owned(), "Bad token; invalid JSON"),
+        (unsigned_token(&json!({ "iss": "ann-key" })), "Bad token; invalid alg"),
+        (format!("{}.{}.eA", base64url(r#"{"alg":"HS256"}"#), base64url("[]")), "Bad token; invalid claims"),
+        (good().rsplit_once('.').map(|(parts, _)| format!("{parts}.")).unwrap(), "Bad token; invalid signature"),
     ];
     for (token, message) in cases {
         assert_eq!(says(scene.bearer("/plain", &token), message), invalid);
     }
+    let text = hmac_token("HS256", &json!({ "iss": "ann-text" }), b"no base64!");
+    assert_eq!(says(scene.bearer("/base64", &text), "Invalid key/secret"), invalid);
     let two = Request::get(&format!("/plain?jwt={}", good()));
     let two = two.header("Authorization", &format!("Bearer {}", sign(json!({ "iss": "x" }))));
     assert_eq!(says(scene.gateway.send(&two), "Multiple tokens provided"), invalid);
@@ -212,6 +219,35 @@ fn forged_tokens_are_refused_and_never_forwarded() {
     assert!(matches!(status, 400 | 401 | 431), "{status} for a token of 100 kB");
     assert_eq!(scene.upstream.count(), 0);
     scene.bearer("/plain", &good()).expect(200);
+}
+
+/// A signature by a public key is checked once; what is remembered of it goes with the token's end and with its key.
+#[test]
+fn a_token_that_is_known_ends_all_the_same() {
+    let upstream = Upstream::echo();
+    let (first, second) = (Es256::new(), Es256::new());
+    let text = |key: &Es256| upstream.fill(CONFIG).replace("@PEM@", &Value::String(key.public_pem()).to_string());
+    let gateway = Gateway::start(&text(&first));
+    let ask = |path: &str, token: &str| {
+        gateway.send(&Request::get(path).header("Authorization", &format!("Bearer {token}"))).status
+    };
+    let short = first.token(&json!({ "iss": "ann-es", "exp": unix_seconds() + 2, "nbf": 1 }));
+    let long = first.token(&json!({ "iss": "ann-es" }));
+    let mut good = 0;
+    eventually("the short one ends", || match ask("/checked", &short) {
+        200 => {
+            good += 1;
+            false
+        }
+        status => status == 401,
+    });
+    assert!(good > 0, "it was good before");
+    assert_eq!(ask("/plain", &long), 200);
+    let (parts, signature) = long.rsplit_once('.').unwrap();
+    let other = format!("{parts}.A{}", &signature[1..]);
+    assert!(other == long || ask("/plain", &other) == 401);
+    gateway.reload(&text(&second), || ask("/plain", &second.token(&json!({ "iss": "ann-es" }))) == 200);
+    assert_eq!(ask("/plain", &long), 401, "its key is gone");
 }
 
 #[test]

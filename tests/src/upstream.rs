@@ -124,6 +124,11 @@ impl Upstream {
         Self::start(Box::new(echo::answer), Some(pair.server()))
     }
 
+    /// As [`Upstream::new`], by TLS.
+    pub fn new_tls(pair: &Pair, behaviour: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start(Box::new(behaviour), Some(pair.server()))
+    }
+
     fn start(behaviour: Box<Behaviour>, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         Self::listen(listener, behaviour, tls)

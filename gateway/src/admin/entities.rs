@@ -34,6 +34,7 @@ const PARENTS: &[(&str, &str)] = &[
     ("service", "services"),
     ("route", "routes"),
     ("consumer", "consumers"),
+    ("consumer_group", "consumer_groups"),
     ("upstream", "upstreams"),
     ("certificate", "certificates"),
     ("set", "key_sets"),
@@ -52,13 +53,15 @@ pub struct Asked<'a> {
 }
 
 /// Answers a request for entities.
-pub fn answer(snapshot: &Snapshot, asked: &Asked<'_>, node: &str, loaded_unix_s: u64) -> http::Response<Full<Bytes>> {
+pub fn answer(
+    snapshot: &Snapshot,
+    issued: Vec<Value>,
+    asked: &Asked<'_>,
+    node: &str,
+    loaded_unix_s: u64,
+) -> http::Response<Full<Bytes>> {
     let Asked { method, path, query, addresses } = *asked;
-    let parts: Vec<String> = path
-        .split('/')
-        .filter(|part| !part.is_empty())
-        .map(|part| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned())
-        .collect();
+    let parts = super::parts(path);
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let known = parts.first().is_some_and(|first| kind(first).is_some());
     let target_of = |id: &str| {
@@ -72,7 +75,7 @@ pub fn answer(snapshot: &Snapshot, asked: &Asked<'_>, node: &str, loaded_unix_s:
         return if known { unwritable(parts[0]) } else { message(StatusCode::NOT_FOUND, "Not found") };
     }
     let entities = snapshot.entities(clock::monotonic_ns());
-    let view = View { snapshot, addresses, entities: &entities, path, query, node, loaded_unix_s };
+    let view = View { snapshot, addresses, entities: &entities, issued, path, query, node, loaded_unix_s };
     match view.read(&parts) {
         Ok(Some(value)) => json_of(StatusCode::OK, &value),
         Ok(None) => message(StatusCode::NOT_FOUND, "Not found"),
@@ -84,7 +87,7 @@ pub fn answer(snapshot: &Snapshot, asked: &Asked<'_>, node: &str, loaded_unix_s:
 }
 
 /// Kong's words for a write without a database.
-fn unwritable(list: &str) -> http::Response<Full<Bytes>> {
+pub fn unwritable(list: &str) -> http::Response<Full<Bytes>> {
     let kind = kind(list).unwrap_or(list);
     let text = format!(
         "cannot create, update or delete '{kind}' entities when not using a database; POST /config takes a whole configuration"
@@ -101,6 +104,8 @@ struct View<'a> {
     snapshot: &'a Snapshot,
     addresses: &'a Addresses,
     entities: &'a Entities,
+    /// API keys that are made while it runs.
+    issued: Vec<Value>,
     path: &'a str,
     query: &'a str,
     node: &'a str,
@@ -123,15 +128,15 @@ impl View<'_> {
             ["upstreams", name, "health"] => self.health(name),
             ["upstreams", name, "targets", "all"] => self.children("upstreams", name, "targets"),
             [list] => match kind(list) {
-                Some(kind) => self.page(self.entities.list(kind).iter()),
+                Some(kind) => self.page(self.list(kind)),
                 None => Ok(None),
             },
-            [list, name] => Ok(kind(list).and_then(|kind| self.entities.find(kind, name)).map(|e| self.dated(e))),
+            [list, name] => Ok(kind(list).and_then(|kind| self.find(kind, name)).map(|e| self.dated(e))),
             [list, name, child] => {
                 let Some(kind) = kind(list) else { return Ok(None) };
                 match PARENTS.iter().find(|(singular, _)| singular == child) {
                     Some((field, parent)) => {
-                        let id = self.entities.find(kind, name).and_then(|e| e[*field]["id"].as_str());
+                        let id = self.find(kind, name).and_then(|e| e[*field]["id"].as_str());
                         Ok(id.and_then(|id| self.entities.find(parent, id)).map(|e| self.dated(e)))
                     }
                     None => self.children(kind, name, child),
@@ -140,8 +145,7 @@ impl View<'_> {
             // An entity by way of its parent.
             [list, name, child, own] => {
                 let (Some(parent), Some(child)) = (kind(list), kind(child)) else { return Ok(None) };
-                let (Some(parent), Some(entity)) = (self.entities.find(parent, name), self.entities.find(child, own))
-                else {
+                let (Some(parent), Some(entity)) = (self.find(parent, name), self.find(child, own)) else {
                     return Ok(None);
                 };
                 let belongs =
@@ -150,6 +154,17 @@ impl View<'_> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// The file's entities of a kind, then the issued ones.
+    fn list(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        let issued = if kind == "keyauth_credentials" { &self.issued[..] } else { &[] };
+        self.entities.list(kind).iter().chain(issued)
+    }
+
+    fn find(&self, kind: &str, name: &str) -> Option<&Value> {
+        let issued = self.issued.iter().filter(|_| kind == "keyauth_credentials");
+        self.entities.find(kind, name).or_else(|| issued.into_iter().find(|key| key["id"] == name))
     }
 
     /// Entities whose file says no time are as old as the configuration.
@@ -178,7 +193,7 @@ impl View<'_> {
         let Some(id) = self.entities.find(parent, name).map(|e| e["id"].clone()) else { return Ok(None) };
         let Some(child) = kind(child).filter(|child| entity.children.contains(child)) else { return Ok(None) };
         let field = entity.singular();
-        self.page(self.entities.list(child).iter().filter(|e| e[field]["id"] == id))
+        self.page(self.list(child).filter(|e| e[field]["id"] == id))
     }
 
     fn tagged(&self, only: Option<&str>) -> Vec<Value> {

@@ -4,6 +4,7 @@
 mod entities;
 mod guard;
 mod health;
+mod keys;
 mod page;
 mod root;
 
@@ -25,6 +26,7 @@ use crate::config::sources::TEXT_MAX;
 use crate::config::{Bundle, Reload, Running};
 use crate::edge::{Edge, Identity};
 use crate::identity::Revoked;
+use crate::identity::keyring::Keyring;
 
 /// What the admin API shows and does; the composition root provides it.
 pub trait Control: Send + Sync {
@@ -32,6 +34,8 @@ pub trait Control: Send + Sync {
     fn running(&self) -> &Running;
     /// Takes a new configuration, off this runtime, and tells the workers.
     fn replace(&self, bundle: Bundle) -> impl Future<Output = Reload> + Send;
+    /// API keys that are made while it runs.
+    fn keyring(&self) -> &Arc<Keyring>;
     /// Closes, with a reset, every open connection that lives by one of these credentials: kept ones of HTTP/1, HTTP/2,
     /// WebSockets. One of a trusted proxy, which carries many people, loses only what it serves of these. To be called
     /// after the credentials were taken from where requests look them up; a request that began before that is cut as well.
@@ -101,16 +105,24 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
                 json!({ "killed": kill })
             })
         }
+        (method, _) if control.keyring().is_open() && keys::Order::of(method, &path).is_some() => {
+            match keys::Order::of(method, &path) {
+                Some(order) => keys::answer(control, order, request).await,
+                None => message(StatusCode::NOT_FOUND, "Not found"),
+            }
+        }
         (method, _) => {
             let method = method.clone();
             let query = request.uri().query().unwrap_or_default().to_owned();
             let (snapshot, node) = (control.running().current(), control.node().to_owned());
             let loaded = control.running().loaded_unix_s();
             let addresses = health::addresses(&snapshot, &path).await;
+            let keyring = Arc::clone(control.keyring());
             // The first question reads the configuration again: not on the thread that answers everybody.
             let answer = tokio::task::spawn_blocking(move || {
+                let issued = if path.contains("key") { keys::entities(&keyring) } else { Vec::new() };
                 let asked = entities::Asked { method: &method, path: &path, query: &query, addresses: &addresses };
-                entities::answer(&snapshot, &asked, &node, loaded)
+                entities::answer(&snapshot, issued, &asked, &node, loaded)
             });
             answer.await.unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"))
         }
@@ -205,6 +217,12 @@ fn wrapped(text: &str) -> Option<String> {
         serde_json::Value::String(text) => Some(text),
         _ => None,
     }
+}
+
+/// The segments of a path, decoded.
+fn parts(path: &str) -> Vec<String> {
+    let decoded = |part| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
+    path.split('/').filter(|part| !part.is_empty()).map(decoded).collect()
 }
 
 fn message(status: StatusCode, text: &str) -> Answer {

@@ -181,6 +181,11 @@ fn plugins(out: &mut String, snapshot: &Snapshot, route: &Route, asked: &Asked) 
         if let Some(base) = &slot.base {
             line(base);
         }
+        let mut groups: Vec<_> = slot.groups.iter().collect();
+        groups.sort_by_key(|(group, _)| **group);
+        for (_, instance) in groups {
+            line(instance);
+        }
         let mut own: Vec<_> = slot.consumers.iter().collect();
         own.sort_by_key(|(consumer, _)| **consumer);
         for (_, instance) in own.iter().take(5) {
@@ -202,6 +207,9 @@ fn scope(snapshot: &Snapshot, info: &PluginInfo) -> String {
     }
     if let Some(consumer) = info.scope.consumer.and_then(|c| snapshot.identities.consumer(c)) {
         words.push(format!("consumer {}", consumer.username.as_deref().unwrap_or(&consumer.id)));
+    }
+    if let Some(group) = info.scope.group.and_then(|g| snapshot.identities.consumer_groups.get(g as usize)) {
+        words.push(format!("consumer group {}", group.name));
     }
     if words.is_empty() { "everywhere".to_owned() } else { words.join(", ") }
 }

@@ -80,8 +80,6 @@ const NOT_BUILT: &[&str] = &[
 /// Keys of decK's dialect and of the enterprise edition.
 const FOREIGN: &[&str] = &[
     "_konnect",
-    "consumer_groups",
-    "consumer_group_consumers",
     "consumer_group_plugins",
     "rbac_roles",
     "partials",
@@ -118,7 +116,7 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
     let settings = settings::read(f.node("gateway"), tls.is_some(), &load.env, report);
     let upstream_nodes = f.list("upstreams").unwrap_or_default();
     let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), shared, report);
-    let consumers::Read { identities, plugins: of_consumers } = consumers::read(&f);
+    let consumers::Read { identities, plugins: of_consumers, group_plugins } = consumers::read(&f);
     let identities = Arc::new(identities);
 
     let mut parts = Parts::new(settings.router_flavor, report);
@@ -130,6 +128,10 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
     drafts.extend(of_consumers.iter().map(|(node, index)| plugins::Draft {
         node,
         scope: plugins::Scope { consumer: Some(*index), ..plugins::Scope::default() },
+    }));
+    drafts.extend(group_plugins.iter().map(|(node, index)| plugins::Draft {
+        node,
+        scope: plugins::Scope { group: Some(*index), ..plugins::Scope::default() },
     }));
     let declarations = plugins::read(&drafts, &names, &identities, shared, report);
     let index = declarations.index();

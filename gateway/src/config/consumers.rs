@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use http::HeaderValue;
 
 use super::compile::{duplicate, reference};
-use super::ids;
+use super::{consumer_groups, ids};
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::identity::verifier::verifier;
 use crate::identity::{
-    ApiKey, BasicCredential, Consumer, ConsumerIndex, Identities, JwtAlgorithm, JwtSecret, password_digest,
+    ApiKey, BasicCredential, Consumer, ConsumerIndex, GroupIndex, HmacCredential, Identities, JwtAlgorithm, JwtSecret,
+    password_digest,
 };
 
 /// Identities, and the plugins that were nested in consumers.
@@ -19,13 +20,16 @@ pub struct Read<'a> {
     pub identities: Identities,
     /// Nested plugins with their consumer.
     pub plugins: Vec<(&'a Node, ConsumerIndex)>,
+    /// Plugins that were nested in consumer groups.
+    pub group_plugins: Vec<(&'a Node, GroupIndex)>,
 }
 
 /// Credentials of plugins that are not built yet; each names its plugin.
-const NOT_BUILT: &[&str] = &["hmacauth_credentials", "oauth2_credentials"];
+const NOT_BUILT: &[&str] = &["oauth2_credentials"];
 
 /// Credentials that are read.
-const BUILT: [&str; 4] = ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "acls"];
+const BUILT: [&str; 5] =
+    ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "hmacauth_credentials", "acls"];
 
 /// Reads the consumers with all that is nested, then the top-level credentials.
 pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
@@ -33,6 +37,9 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
     // `_transform: false` says that secrets stand in the file in the form in which they are stored.
     let stored = root.node("_transform").is_some_and(|node| matches!(node.value, Value::Bool(false)));
     let mut read = Read::default();
+    let mut members = consumer_groups::read(root, &mut read.identities);
+    read.group_plugins = std::mem::take(&mut members.plugins);
+    let mut own_groups: Vec<(&Node, ConsumerIndex)> = Vec::new();
     let mut groups: HashMap<ConsumerIndex, Vec<String>> = HashMap::new();
     let mut custom_ids: HashMap<String, Place> = HashMap::new();
     let mut places: Vec<Place> = Vec::new();
@@ -58,10 +65,9 @@ pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
             nested.extend(f.list(kind).unwrap_or_default().iter().map(|n| (kind, n, Some(index))));
         }
         read.plugins.extend(f.list("plugins").unwrap_or_default().iter().map(|n| (n, index)));
-        if f.node("groups").is_some() {
-            report.error(f.place_of("groups"), "`groups` of a consumer is a key of decK and of the enterprise edition");
-        }
+        own_groups.extend(f.list("groups").unwrap_or_default().iter().map(|n| (n, index)));
     }
+    consumer_groups::join(root, members, own_groups, &mut read.identities);
     for kind in BUILT.into_iter().chain(NOT_BUILT.iter().copied()) {
         nested.extend(root.list(kind).unwrap_or_default().iter().map(|n| (kind, n, None)));
     }
@@ -96,6 +102,8 @@ fn read_consumer(f: &Fields<'_>) -> Option<Consumer> {
         username,
         custom_id,
         groups: Vec::new(),
+        member_of: Vec::new(),
+        member_of_header: None,
     })
 }
 
@@ -142,6 +150,7 @@ fn credential(
         "acls" => acl(&f, index, groups),
         "keyauth_credentials" => api_key(&f, index, identities),
         "basicauth_credentials" => basic(&f, index, identities, stored),
+        "hmacauth_credentials" => hmac(&f, index, identities),
         _ => jwt_secret(&f, index, identities),
     }
 }
@@ -151,6 +160,7 @@ fn known_of(kind: &str) -> &'static [&'static str] {
         "acls" => &["group"],
         "keyauth_credentials" => &["key", "ttl"],
         "basicauth_credentials" => &["username", "password"],
+        "hmacauth_credentials" => &["username", "secret"],
         _ => &["key", "secret", "algorithm", "rsa_public_key"],
     }
 }
@@ -203,6 +213,22 @@ fn basic(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities, stor
     };
     if !identities.add_basic(&username, BasicCredential { id, consumer: index, password }) {
         duplicate(f.report, f.place_of("username"), "basicauth_credentials", ("username", &username), None);
+    }
+}
+
+fn hmac(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
+    let username = f.required_string("username");
+    let id = ids::of_entity(f, "hmacauth_credentials", username.as_deref()).to_string();
+    let secret = f.string("secret").filter(|secret| !secret.is_empty());
+    let Some(username) = username else { return };
+    let Some(secret) = secret else {
+        let words = "hmacauth_credentials without `secret`: Kong makes one up that nobody knows, so it opens nothing";
+        f.report.warn(f.place(), words);
+        return;
+    };
+    let secret = secret.into_bytes().into_boxed_slice();
+    if !identities.add_hmac(&username, HmacCredential { id, consumer: index, secret }) {
+        duplicate(f.report, f.place_of("username"), "hmacauth_credentials", ("username", &username), None);
     }
 }
 

@@ -5,6 +5,7 @@ mod balancing;
 pub mod bounds;
 mod certificates;
 mod compile;
+mod consumer_groups;
 mod consumers;
 mod edge;
 pub mod entities;

@@ -9,7 +9,7 @@ use super::parts::Names;
 use super::snapshot::{Chain, Instance, PluginInfo, Protocols, Slot};
 use super::{ids, routes};
 use crate::document::{Fields, Node, Place, Report, Value};
-use crate::identity::{ConsumerIndex, Identities};
+use crate::identity::Identities;
 use crate::plugins::{Kind, Plugin, REGISTRY, Setup, Shared};
 
 pub use super::snapshot::Scope;
@@ -95,10 +95,10 @@ fn read_one(
     ids::skip_common(&f);
     let (scope, name) = (scope?, name?);
     let kind = known(&name, place, report)?;
-    if scope.consumer.is_some() && !kind.consumer_scope {
+    if (scope.consumer.is_some() || scope.group.is_some()) && !kind.consumer_scope {
         report.mismatch(
             place,
-            format!("plugin `{name}` cannot be configured for a consumer"),
+            format!("plugin `{name}` cannot be configured for a consumer or a consumer group"),
             "a route, a service, or no scope",
         );
         return None;
@@ -125,11 +125,14 @@ fn read_one(
 fn scope(f: &Fields<'_>, nested: Scope, names: &Names<'_>, identities: &Identities) -> Option<Scope> {
     let mut scope = nested;
     let mut ok = true;
-    for (key, plural) in [("route", "routes"), ("service", "services"), ("consumer", "consumers")] {
+    for (key, plural) in
+        [("route", "routes"), ("service", "services"), ("consumer", "consumers"), ("consumer_group", "consumer_groups")]
+    {
         let Some(node) = f.node(key) else { continue };
         let parent = match key {
             "route" => nested.route.is_some(),
             "service" => nested.service.is_some(),
+            "consumer_group" => nested.group.is_some(),
             _ => nested.consumer.is_some(),
         };
         if parent {
@@ -149,6 +152,11 @@ fn scope(f: &Fields<'_>, nested: Scope, names: &Names<'_>, identities: &Identiti
                 scope.service = scope.service.or(found);
                 found.is_some()
             }
+            "consumer_group" => {
+                let found = identities.group_named(&name);
+                scope.group = scope.group.or(found);
+                found.is_some()
+            }
             _ => {
                 let found = identities.consumer_named(&name);
                 scope.consumer = scope.consumer.or(found);
@@ -160,8 +168,8 @@ fn scope(f: &Fields<'_>, nested: Scope, names: &Names<'_>, identities: &Identiti
             ok = false;
         }
     }
-    if let Some(node) = f.node("consumer_group") {
-        f.report.error(node.place, "`consumer_group` is an enterprise scope");
+    if scope.consumer.is_some() && scope.group.is_some() {
+        f.report.mismatch(f.place(), "a plugin for a consumer and a consumer group", "one of them");
         ok = false;
     }
     ok.then_some(scope)
@@ -181,7 +189,6 @@ const NOT_BUILT: &[&str] = &[
     "datadog",
     "grpc-gateway",
     "grpc-web",
-    "hmac-auth",
     "http-log",
     "ldap-auth",
     "loggly",
@@ -220,9 +227,7 @@ const ENTERPRISE: &[&str] = &[
     "mocking",
     "mtls-auth",
     "oas-validation",
-    "oauth2-introspection",
     "opa",
-    "openid-connect",
     "proxy-cache-advanced",
     "rate-limiting-advanced",
     "request-callout",
@@ -280,9 +285,6 @@ impl Declarations {
     }
 }
 
-/// The rank of an instance that is scoped to a route and a service.
-const ROUTE_AND_SERVICE: i32 = 3;
-
 /// Declarations by where they hold.
 #[derive(Default)]
 pub struct Index<'a> {
@@ -298,56 +300,57 @@ impl Index<'_> {
         Chain { metrics: None, ..self.chain(None, None) }
     }
 
-    /// The chain of a route and its service: for each kind the most specific instance (Kong's scope precedence:
-    /// route+service+consumer, route+consumer, service+consumer, route+service, consumer, route, service, global).
+    /// The chain of a route and its service: for each kind the most specific instance (Kong's scope precedence,
+    /// `Scope::weight`).
     #[must_use]
     pub fn chain(&self, route: Option<usize>, service: Option<usize>) -> Chain {
         let own = route.and_then(|r| self.by_route.get(&r)).into_iter().flatten();
         let of_service = service.and_then(|s| self.by_service.get(&s)).into_iter().flatten();
-        let mut slots: BTreeMap<usize, (Slot, i32, HashMap<ConsumerIndex, i32>)> = BTreeMap::new();
+        let mut slots: BTreeMap<usize, Slot> = BTreeMap::new();
         for declared in own.chain(of_service).chain(&self.everywhere) {
             // A plugin scoped to a route and another route's service never runs.
             if declared.scope.service.is_some() && declared.scope.service != service {
                 continue;
             }
             let Some(order) = REGISTRY.iter().position(|k| k.name == declared.kind.name) else { continue };
-            let (slot, base, consumers) = slots.entry(order).or_insert_with(|| {
-                (Slot { kind: declared.kind, base: None, consumers: HashMap::new() }, -1, HashMap::new())
+            let slot = slots.entry(order).or_insert_with(|| Slot {
+                kind: declared.kind,
+                base: None,
+                consumers: HashMap::new(),
+                groups: HashMap::new(),
             });
-            // 3: route and service, 2: route, 1: service, 0: neither.
-            let rank = i32::from(declared.scope.route.is_some()) * 2 + i32::from(declared.scope.service.is_some());
+            let known = match (declared.scope.consumer, declared.scope.group) {
+                (Some(consumer), _) => slot.consumers.get(&consumer),
+                (None, Some(group)) => slot.groups.get(&group),
+                (None, None) => slot.base.as_ref(),
+            };
+            if known.is_some_and(|known| known.info.scope.weight() >= declared.scope.weight()) {
+                continue;
+            }
             let instance = Instance {
                 plugin: Arc::clone(&declared.plugin),
                 protocols: declared.protocols,
                 info: Arc::clone(&declared.info),
             };
-            match declared.scope.consumer {
-                None if rank > *base => {
-                    *base = rank;
-                    slot.base = Some(instance);
-                }
-                Some(consumer) if rank > consumers.get(&consumer).copied().unwrap_or(-1) => {
-                    consumers.insert(consumer, rank);
-                    slot.consumers.insert(consumer, instance);
-                }
-                _ => {}
+            match (declared.scope.consumer, declared.scope.group) {
+                (Some(consumer), _) => drop(slot.consumers.insert(consumer, instance)),
+                (None, Some(group)) => drop(slot.groups.insert(group, instance)),
+                (None, None) => slot.base = Some(instance),
             }
         }
-        let slots: Vec<Slot> = slots
-            .into_values()
-            .map(|(mut slot, base, ranks)| {
-                // Route and service together beat the consumer alone.
-                if base == ROUTE_AND_SERVICE {
-                    slot.consumers.retain(|consumer, _| ranks.get(consumer).is_some_and(|rank| *rank > 0));
-                }
-                slot
-            })
-            .collect();
-        let instances = || slots.iter().flat_map(|s| s.base.iter().chain(s.consumers.values()));
+        let mut slots: Vec<Slot> = slots.into_values().collect();
+        for slot in &mut slots {
+            // Route and service together beat the consumer alone.
+            if let Some(base) = &slot.base {
+                slot.consumers.retain(|_, own| own.info.scope.weight() > base.info.scope.weight());
+            }
+        }
+        let instances =
+            || slots.iter().flat_map(|s| s.base.iter().chain(s.consumers.values()).chain(s.groups.values()));
         let metrics = slots.iter().find_map(|s| s.base.as_ref()?.plugin.metrics());
         let logs = instances().any(|i| i.plugin.logs());
         let limits = |slot: &Slot| {
-            let mut instances = slot.base.iter().chain(slot.consumers.values());
+            let mut instances = slot.base.iter().chain(slot.consumers.values()).chain(slot.groups.values());
             instances.any(|i| i.plugin.quota().is_some())
         };
         let limiters = slots.iter().enumerate().filter(|(_, slot)| limits(slot)).map(|(at, _)| at).collect();

@@ -111,6 +111,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// What a client of the admin API must know; without one it listens on loopback alone.
     pub admin_token: Option<Secret>,
+    /// Where API keys that are made while it runs are kept; without it none are made.
+    pub issued_keys: Option<PathBuf>,
     /// Which fields of routes decide.
     pub router_flavor: Flavor,
     /// Worker threads.
@@ -152,6 +154,7 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         stream_listen: stream_listen(fields, env),
         admin: admin(fields, env, admin_token.as_ref()),
         admin_token,
+        issued_keys: fields.string("issued_keys").filter(|path| !path.is_empty()).map(PathBuf::from),
         router_flavor: flavor(fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,

@@ -13,7 +13,7 @@ use super::keys::Keys;
 use super::settings::Settings;
 use super::sources::Bundle;
 use crate::document::Place;
-use crate::identity::{ConsumerIndex, Identities};
+use crate::identity::{ConsumerIndex, GroupIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
 use crate::router::Routes;
@@ -106,6 +106,22 @@ pub struct Scope {
     pub service: Option<usize>,
     /// Place of the consumer.
     pub consumer: Option<ConsumerIndex>,
+    /// Place of the consumer group.
+    pub group: Option<GroupIndex>,
+}
+
+impl Scope {
+    /// How specific it is; the highest wins (Kong's twelve levels, the consumer group below the consumer).
+    #[must_use]
+    pub fn weight(&self) -> u8 {
+        let place = u8::from(self.route.is_some()) * 2 + u8::from(self.service.is_some());
+        let of = |levels: [u8; 4]| levels[usize::from(place)];
+        match (self.consumer, self.group) {
+            (Some(_), _) => of([5, 9, 10, 12]),
+            (None, Some(_)) => of([4, 7, 8, 11]),
+            (None, None) => of([1, 2, 3, 6]),
+        }
+    }
 }
 
 /// What is known of a plugin entity besides what it does.
@@ -137,15 +153,41 @@ pub struct Slot {
     pub base: Option<Instance>,
     /// Most specific instance for a consumer.
     pub consumers: HashMap<ConsumerIndex, Instance>,
+    /// Most specific instance for a consumer group.
+    pub groups: HashMap<GroupIndex, Instance>,
 }
 
 impl Slot {
-    /// The instance that runs for `consumer`, if any (Kong's scope precedence is resolved when the chain is built).
+    /// The instance that runs for `consumer`, if any (Kong's scope precedence is resolved when the chain is built, but for
+    /// groups: of several the first in the file whose instance is most specific).
     #[must_use]
-    pub fn instance(&self, consumer: Option<ConsumerIndex>, protocol: Protocols) -> Option<&dyn Plugin> {
-        let own = consumer.and_then(|c| self.consumers.get(&c));
-        let instance = own.or(self.base.as_ref())?;
-        instance.protocols.has(protocol).then_some(&*instance.plugin)
+    pub fn instance(&self, consumer: Option<ConsumerIndex>, identities: &Identities) -> Option<&Instance> {
+        let own = consumer.and_then(|c| self.consumers.get(&c)).or(self.base.as_ref());
+        if self.groups.is_empty() {
+            return own;
+        }
+        let groups = consumer.and_then(|c| identities.consumer(c)).map_or(&[][..], |c| &c.member_of);
+        let of_groups = groups.iter().filter_map(|group| self.groups.get(group));
+        own.into_iter()
+            .chain(of_groups)
+            .reduce(|best, next| if next.info.scope.weight() > best.info.scope.weight() { next } else { best })
+    }
+
+    /// Whether that is another one than for somebody who is not known.
+    #[must_use]
+    pub fn has_own(&self, consumer: Option<ConsumerIndex>, identities: &Identities) -> bool {
+        match (self.instance(consumer, identities), &self.base) {
+            (Some(chosen), Some(base)) => !std::ptr::eq(chosen, base),
+            (chosen, _) => chosen.is_some(),
+        }
+    }
+}
+
+impl Instance {
+    /// The plugin, when it runs for `protocol`.
+    #[must_use]
+    pub fn for_protocol(&self, protocol: Protocols) -> Option<&dyn Plugin> {
+        self.protocols.has(protocol).then_some(&*self.plugin)
     }
 }
 
@@ -165,9 +207,9 @@ pub struct Chain {
 impl Chain {
     /// The requests a second that a consumer is granted here; 0 is no limit by caller.
     #[must_use]
-    pub fn quota(&self, consumer: Option<ConsumerIndex>, protocol: Protocols) -> u64 {
+    pub fn quota(&self, consumer: Option<ConsumerIndex>, identities: &Identities, protocol: Protocols) -> u64 {
         let slots = self.limiters.iter().filter_map(|at| self.slots.get(*at));
-        slots.filter_map(|slot| slot.instance(consumer, protocol)?.quota()).max().unwrap_or(0)
+        slots.filter_map(|slot| slot.instance(consumer, identities)?.for_protocol(protocol)?.quota()).max().unwrap_or(0)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+pub mod jwk;
+pub mod keyring;
+pub mod remote;
 mod revoked;
 mod verified;
 pub mod verifier;
@@ -15,6 +18,18 @@ use self::verifier::Verifier;
 
 /// A consumer's place in `Identities::consumers`.
 pub type ConsumerIndex = u32;
+
+/// A consumer group's place in `Identities::consumer_groups`.
+pub type GroupIndex = u32;
+
+/// Kong's `consumer_groups` entity.
+#[derive(Debug)]
+pub struct ConsumerGroup {
+    /// UUID.
+    pub id: String,
+    /// Unique name.
+    pub name: String,
+}
 
 /// Kong's `consumers` entity.
 #[derive(Debug)]
@@ -35,6 +50,10 @@ pub struct Consumer {
     pub custom_id_header: Option<HeaderValue>,
     /// `X-Consumer-Groups`, ready to send; absent without groups.
     pub groups_header: Option<HeaderValue>,
+    /// Consumer groups that it is in, in file order.
+    pub member_of: Vec<GroupIndex>,
+    /// Their names as `X-Consumer-Groups`, ready to send; absent without any.
+    pub member_of_header: Option<HeaderValue>,
 }
 
 /// Kong's `keyauth_credentials` entity; the key itself is kept only as its SHA-256.
@@ -55,6 +74,22 @@ pub struct BasicCredential {
     pub consumer: ConsumerIndex,
     /// SHA-1 of the password followed by the consumer's id: the form in which Kong's files hold it.
     pub password: [u8; 20],
+}
+
+/// Kong's `hmacauth_credentials` entity.
+pub struct HmacCredential {
+    /// UUID.
+    pub id: String,
+    /// Whose credential it is.
+    pub consumer: ConsumerIndex,
+    /// The shared secret: an HMAC needs it as it is.
+    pub secret: Box<[u8]>,
+}
+
+impl std::fmt::Debug for HmacCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HmacCredential").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// A `jwt_secrets` algorithm.
@@ -128,9 +163,13 @@ impl std::fmt::Debug for JwtSecret {
 pub struct Identities {
     /// Consumers by index.
     pub consumers: Vec<Consumer>,
+    /// Consumer groups by index.
+    pub consumer_groups: Vec<ConsumerGroup>,
     by_name: HashMap<String, ConsumerIndex>,
+    by_custom_id: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
     basic: HashMap<String, BasicCredential>,
+    hmac: HashMap<String, HmacCredential>,
     jwt: HashMap<String, JwtCredential>,
 }
 
@@ -149,15 +188,21 @@ impl Identities {
         if let Some(username) = &consumer.username {
             self.by_name.insert(username.clone(), index);
         }
+        if let Some(custom_id) = &consumer.custom_id {
+            self.by_custom_id.insert(custom_id.clone(), index);
+        }
         self.consumers.push(consumer);
         index
     }
 
     /// Ids of a consumer's credentials.
     pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<&str> {
-        let keys = self.keys.values().filter(|key| key.consumer == consumer).map(|key| key.id.as_str());
-        let secrets = self.jwt.values().map(|known| &known.secret);
-        keys.chain(secrets.filter(|secret| secret.consumer == consumer).map(|secret| secret.id.as_str())).collect()
+        let keys = self.keys.values().map(|key| (key.consumer, &key.id));
+        let secrets = self.jwt.values().map(|known| (known.secret.consumer, &known.secret.id));
+        let basic = self.basic.values().map(|known| (known.consumer, &known.id));
+        let hmac = self.hmac.values().map(|known| (known.consumer, &known.id));
+        let all = keys.chain(secrets).chain(basic).chain(hmac);
+        all.filter(|(owner, _)| *owner == consumer).map(|(_, id)| id.as_str()).collect()
     }
 
     /// Adds an API key; false when the key exists already.
@@ -168,6 +213,11 @@ impl Identities {
     /// Adds a credential for basic authentication; false when the user name exists already.
     pub fn add_basic(&mut self, username: &str, credential: BasicCredential) -> bool {
         self.basic.insert(username.to_owned(), credential).is_none()
+    }
+
+    /// Adds a credential for signed requests; false when the user name exists already.
+    pub fn add_hmac(&mut self, username: &str, credential: HmacCredential) -> bool {
+        self.hmac.insert(username.to_owned(), credential).is_none()
     }
 
     /// Adds a JWT credential; false when its key exists already. One whose key `verifier::verifier` refuses never verifies.
@@ -183,6 +233,24 @@ impl Identities {
         self.by_name.get(name).copied()
     }
 
+    /// The consumer of a custom id.
+    #[must_use]
+    pub fn consumer_of_custom_id(&self, custom_id: &str) -> Option<ConsumerIndex> {
+        self.by_custom_id.get(custom_id).copied()
+    }
+
+    /// The consumer group of a UUID or name.
+    #[must_use]
+    pub fn group_named(&self, name: &str) -> Option<GroupIndex> {
+        let found = self.consumer_groups.iter().position(|group| group.name == name || group.id == name);
+        found.and_then(|index| GroupIndex::try_from(index).ok())
+    }
+
+    /// Names of the consumer groups of a consumer.
+    pub fn groups_of(&self, consumer: &Consumer) -> impl Iterator<Item = &str> {
+        consumer.member_of.iter().filter_map(|index| Some(self.consumer_groups.get(*index as usize)?.name.as_str()))
+    }
+
     /// The consumer at `index`.
     #[must_use]
     pub fn consumer(&self, index: ConsumerIndex) -> Option<&Consumer> {
@@ -192,7 +260,13 @@ impl Identities {
     /// The credential of an API key. Looked up by digest, so that the time taken tells nothing about stored keys.
     #[must_use]
     pub fn api_key(&self, key: &[u8]) -> Option<&Arc<ApiKey>> {
-        self.keys.get(&digest(key))
+        self.api_key_of(&digest(key))
+    }
+
+    /// The credential of an API key's SHA-256.
+    #[must_use]
+    pub fn api_key_of(&self, digest: &[u8; 32]) -> Option<&Arc<ApiKey>> {
+        self.keys.get(digest)
     }
 
     /// Whether basic authentication knows the user name.
@@ -211,6 +285,12 @@ impl Identities {
         let expected = known.map_or([0; 20], |credential| credential.password);
         let same = bool::from(given.ct_eq(&expected));
         known.filter(|_| same && consumer.is_some())
+    }
+
+    /// The credential for signed requests of a user name.
+    #[must_use]
+    pub fn hmac(&self, username: &str) -> Option<&HmacCredential> {
+        self.hmac.get(username)
     }
 
     /// The JWT credential whose key is `key`.

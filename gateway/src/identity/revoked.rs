@@ -58,7 +58,13 @@ impl Identities {
             let kept = found.is_some_and(|k| same(secret.consumer, k.secret.consumer));
             (!kept).then_some(secret.id.as_str())
         });
-        keys.chain(basic).chain(jwt).collect()
+        let hmac = self.hmac.iter().filter_map(|(username, credential)| {
+            let is_it = |c: &super::HmacCredential| c.id == credential.id && c.secret == credential.secret;
+            let found = later.hmac.get(username).filter(|c| is_it(c));
+            let kept = found.is_some_and(|c| same(credential.consumer, c.consumer));
+            (!kept).then_some(credential.id.as_str())
+        });
+        keys.chain(basic).chain(jwt).chain(hmac).collect()
     }
 }
 
@@ -82,6 +88,8 @@ mod tests {
                 username: None,
                 custom_id: None,
                 groups: Vec::new(),
+                member_of: Vec::new(),
+                member_of_header: None,
                 id_header: HeaderValue::from_static("x"),
                 username_header: None,
                 custom_id_header: None,

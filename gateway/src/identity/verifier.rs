@@ -46,10 +46,18 @@ pub fn verifier(secret: &JwtSecret) -> Result<Verifier, String> {
     let text = secret.public_key.as_deref().ok_or_else(|| format!("{name} needs an `rsa_public_key`"))?;
     let (label, der) = pem(text)?;
     match label {
-        "PUBLIC KEY" | "RSA PUBLIC KEY" => public(secret.algorithm, &der).map(|key| Verifier(Key::Public(key))),
+        "PUBLIC KEY" | "RSA PUBLIC KEY" => public_verifier(secret.algorithm, &der),
         l if l.ends_with("PRIVATE KEY") => Err("the PEM holds a private key; give the public key".into()),
         _ => Err("the PEM is not a public key (`BEGIN PUBLIC KEY`)".into()),
     }
+}
+
+/// A verifier of a public key in SubjectPublicKeyInfo.
+///
+/// # Errors
+/// When the key is not of the algorithm.
+pub fn public_verifier(algorithm: JwtAlgorithm, der: &[u8]) -> Result<Verifier, String> {
+    public(algorithm, der).map(|key| Verifier(Key::Public(key)))
 }
 
 impl Verifier {

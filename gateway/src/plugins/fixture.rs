@@ -22,6 +22,8 @@ pub fn shared() -> Arc<Shared> {
         members: Default::default(),
         writer,
         hash_keys,
+        remote: Default::default(),
+        keyring: Default::default(),
         pressure: Default::default(),
     })
 }
@@ -35,6 +37,8 @@ pub fn identities() -> Arc<Identities> {
             username: Some(name.to_owned()),
             custom_id: None,
             groups: Vec::new(),
+            member_of: Vec::new(),
+            member_of_header: None,
             id_header: name.parse().expect("header"),
             username_header: None,
             custom_id_header: None,

@@ -124,6 +124,10 @@ pub struct Shared {
     pub writer: LogWriter,
     /// How near the process is to its memory limit.
     pub pressure: crate::limits::Pressure,
+    /// Servers that say who calls, and their keys.
+    pub remote: crate::identity::remote::Remote,
+    /// API keys that are made and taken back while it runs.
+    pub keyring: Arc<crate::identity::keyring::Keyring>,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }
@@ -172,9 +176,12 @@ pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
     auth::bot_detection::KIND,
     protocol::cors::KIND,
+    auth::oauth2_introspection::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
     auth::basic_auth::KIND,
+    auth::openid_connect::KIND,
+    auth::hmac_auth::KIND,
     auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,

@@ -34,7 +34,8 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, carried
     let snapshot = &carried.local.snapshot;
     let route = &snapshot.routes[carried.route];
     let allowed = route.chain.slots.iter().all(|slot| {
-        slot.instance(None, route.protocols).is_none_or(|plugin| plugin.on_connection(carried.source.ip()))
+        let plugin = slot.base.as_ref().and_then(|base| base.for_protocol(route.protocols));
+        plugin.is_none_or(|plugin| plugin.on_connection(carried.source.ip()))
     });
     let Some(service) = route.service.map(|service| &snapshot.services[service]).filter(|_| allowed) else {
         tracing::debug!(source = %carried.source, route = %route.info.id, "stream connection refused");

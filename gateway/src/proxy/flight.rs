@@ -138,7 +138,7 @@ impl Flight {
     /// Notes that the plugin in slot `i` continued, so that later phases meet the same instance.
     pub fn note_ran(&mut self, i: usize, slot: &Slot) {
         self.ran |= 1 << i;
-        if self.exchange.consumer().is_some_and(|c| slot.consumers.contains_key(&c)) {
+        if slot.has_own(self.exchange.consumer(), &self.local.snapshot.identities) {
             self.own |= 1 << i;
         }
     }
@@ -158,7 +158,7 @@ impl Flight {
     pub fn instance<'a>(&self, i: usize, slot: &'a Slot) -> Option<&'a dyn Plugin> {
         let chose_base = self.ran & 1 << i != 0 && self.own & 1 << i == 0;
         let consumer = if chose_base { None } else { self.exchange.consumer() };
-        slot.instance(consumer, self.protocol())
+        slot.instance(consumer, &self.local.snapshot.identities)?.for_protocol(self.protocol())
     }
 
     /// Tells the plugins that ran how the upstream call ended; once.

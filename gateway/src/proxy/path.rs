@@ -263,7 +263,8 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
     let local = Rc::clone(&flight.local);
     let Some(route) = flight.route.map(|r| &local.snapshot.routes[r]) else { return Ok(()) };
     for (i, slot) in route.chain.slots.iter().enumerate() {
-        let Some(plugin) = slot.instance(flight.exchange.consumer(), flight.protocol()) else { continue };
+        let instance = slot.instance(flight.exchange.consumer(), &local.snapshot.identities);
+        let Some(plugin) = instance.and_then(|i| i.for_protocol(flight.protocol())) else { continue };
         if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
             Box::pin(hold_body(flight, bytes_max)).await?;
         }

@@ -51,7 +51,11 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
         let good = flight.upstream_status.is_some_and(|s| s.is_success() || s.is_redirection());
         if good {
             let known = matches!(identity, Identity::Credential(_));
-            let quota = if known { flight.chain().quota(flight.exchange.consumer(), flight.protocol()) } else { 0 };
+            let quota = if known {
+                flight.chain().quota(flight.exchange.consumer(), &flight.local.snapshot.identities, flight.protocol())
+            } else {
+                0
+            };
             edge.reporter.borrow_mut().good(now_ns, &Good { source, identity, quota });
         }
         return;

@@ -86,7 +86,7 @@ services:
 _workspace: §team
 _info: { select_tags: [a], §default_lookup_tags: { consumers: [x] }, §defalts: {} }
 §_konnect: { control_plane_name: x }
-§consumer_groups: []
+§rbac_roles: []
 plugins: [{ name: cors, _config: §shared }]
 _plugin_configs: { shaerd: { max_age: 1 } }
 "#,
@@ -95,7 +95,7 @@ _plugin_configs: { shaerd: { max_age: 1 } }
             "outside of the file",
             "did you mean `defaults`?",
             "_konnect",
-            "consumer_groups",
+            "rbac_roles",
             "did you mean `shaerd`?",
         ],
     },
@@ -118,9 +118,9 @@ plugins:
         text: r#"_format_version: "3.0"
 plugins:
 - { name: cors, §ordering: { before: { access: [key-auth] } } }
-- { name: key-auth, consumer_group: §gold }
+- { name: rate-limiting, config: { minute: 1 }, consumer_group: §gold }
 "#,
-        words: &["enterprise", "enterprise"],
+        words: &["enterprise", "consumer_group: gold"],
     },
     Case {
         what: "instance names and ids that stand twice",

@@ -136,11 +136,11 @@ consumers:
         text: r#"_format_version: "3.0"
 plugins:
 - { §name: rate-limitting, config: { minute: 1 } }
-- { §name: openid-connect }
+- { §name: saml }
 - { §name: pre-function, config: { access: ["return"] } }
 - { §name: zzz }
 "#,
-        words: &["did you mean `rate-limiting`?", "openid-connect", "pre-function", "zzz"],
+        words: &["did you mean `rate-limiting`?", "saml", "pre-function", "zzz"],
     },
     Case {
         what: "rate limits",

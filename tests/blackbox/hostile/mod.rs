@@ -24,6 +24,7 @@ mod http2;
 mod limits;
 mod mutants;
 mod paths;
+mod signatures;
 mod slow;
 mod syntax;
 mod tls;

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("proxy::reply", 0),
     ("proxy::transport", 0),
     ("watch", 0),
+    ("calls", 1),
     ("identity", 1),
     ("proxy::body", 1),
     ("proxy::exchange", 1),

@@ -86,8 +86,11 @@ fn key_of(kind: &str, item: &Node, parent: Option<(&str, &str)>) -> Option<Strin
         Some(format!("{kind}:*:{}", parts.join(":")))
     };
     match kind {
-        "services" | "routes" | "upstreams" | "snis" => text("name").map(str::to_owned),
+        "services" | "routes" | "upstreams" | "snis" | "consumer_groups" => text("name").map(str::to_owned),
         "consumers" => text("username").map(str::to_owned),
+        "plugins" if text("name").is_some() && !part("consumer_group").is_empty() => {
+            joined(&["name", "route", "service", "consumer", "consumer_group"])
+        }
         "plugins" if text("name").is_some() => joined(&["name", "route", "service", "consumer"]),
         "targets" if text("target").is_some() => joined(&["upstream", "target"]),
         "acls" if text("group").is_some() => joined(&["consumer", "group"]),

@@ -33,6 +33,7 @@ pub const KINDS: &[&str] = &[
     "upstreams",
     "targets",
     "consumers",
+    "consumer_groups",
     "plugins",
     "certificates",
     "snis",

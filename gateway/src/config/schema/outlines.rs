@@ -55,5 +55,7 @@ fn shared() -> Option<Arc<Shared>> {
         writer,
         pressure: crate::limits::Pressure::default(),
         hash_keys: std::hash::RandomState::new(),
+        remote: crate::identity::remote::Remote::default(),
+        keyring: Arc::default(),
     }))
 }

@@ -123,7 +123,11 @@ pub const ENTITIES: &[Entity] = &[
     Entity {
         name: "consumers",
         endpoint: "username",
-        fields: &[about("username", Text, "", "Unique name"), about("custom_id", Text, "", "Its name elsewhere")],
+        fields: &[
+            about("username", Text, "", "Unique name"),
+            about("custom_id", Text, "", "Its name elsewhere"),
+            about("groups", List, "", "Consumer groups that it is in, by name"),
+        ],
         children: &[
             "keyauth_credentials",
             "jwt_secrets",
@@ -135,6 +139,21 @@ pub const ENTITIES: &[Entity] = &[
         ],
     },
     Entity {
+        name: "consumer_groups",
+        endpoint: "name",
+        fields: &[
+            needed("name", Text, "Unique name"),
+            about("consumers", List, "", "Consumers that are in it, by name"),
+        ],
+        children: &["plugins"],
+    },
+    Entity {
+        name: "consumer_group_consumers",
+        endpoint: "id",
+        fields: &[field("consumer", To("consumers"), ""), field("consumer_group", To("consumer_groups"), "")],
+        children: &[],
+    },
+    Entity {
         name: "plugins",
         endpoint: "instance_name",
         fields: &[
@@ -143,6 +162,7 @@ pub const ENTITIES: &[Entity] = &[
             field("route", To("routes"), ""),
             field("service", To("services"), ""),
             field("consumer", To("consumers"), ""),
+            field("consumer_group", To("consumer_groups"), ""),
             field("config", Map, ""),
             field("protocols", Words(PROTOCOLS), "[\"grpc\",\"grpcs\",\"http\",\"https\"]"),
             field("enabled", Boolean, "true"),

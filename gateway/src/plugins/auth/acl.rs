@@ -20,6 +20,8 @@ struct Acl {
     identities: Arc<Identities>,
     rule: Rule,
     hide_groups_header: bool,
+    /// Whether consumer groups count beside the groups of `acls`.
+    include_consumer_groups: bool,
 }
 
 enum Rule {
@@ -34,7 +36,8 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         fields.strings(field).map(|groups| groups.into_iter().map(|(_, group)| group).collect())
     };
     let hide_groups_header = fields.boolean("hide_groups_header").unwrap_or(false);
-    // Read for its type only: no plugin here brings groups of its own, and then Kong uses the consumer's as well.
+    let include_consumer_groups = fields.boolean("include_consumer_groups");
+    // Read for its type only: groups that a token brings do not count here.
     let _ = fields.boolean("always_use_authenticated_groups");
     let rule = match (groups("allow"), groups("deny")) {
         (Some(allow), None) => Rule::Allow(allow),
@@ -48,15 +51,34 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
             return None;
         }
     };
-    Some(Arc::new(Acl { identities: Arc::clone(setup.identities), rule, hide_groups_header }))
+    let include_consumer_groups = include_consumer_groups.unwrap_or(false);
+    Some(Arc::new(Acl { identities: Arc::clone(setup.identities), rule, hide_groups_header, include_consumer_groups }))
 }
 
 impl Rule {
-    fn admits(&self, consumer: &Consumer) -> bool {
+    fn admits<'g>(&self, mut groups: impl Iterator<Item = &'g str>) -> bool {
         match self {
-            Rule::Allow(groups) => consumer.groups.iter().any(|g| groups.contains(g)),
-            Rule::Deny(groups) => !consumer.groups.iter().any(|g| groups.contains(g)),
+            Rule::Allow(allowed) => groups.any(|g| allowed.contains(g)),
+            Rule::Deny(denied) => !groups.any(|g| denied.contains(g)),
         }
+    }
+}
+
+impl Acl {
+    /// The groups that count.
+    fn groups<'g>(&'g self, consumer: &'g Consumer) -> impl Iterator<Item = &'g str> {
+        let member_of = self.include_consumer_groups.then(|| self.identities.groups_of(consumer));
+        consumer.groups.iter().map(String::as_str).chain(member_of.into_iter().flatten())
+    }
+
+    /// `X-Consumer-Groups`.
+    fn header(&self, consumer: &Consumer) -> HeaderValue {
+        let own = || consumer.groups_header.clone();
+        if !self.include_consumer_groups || consumer.member_of.is_empty() {
+            return own().unwrap_or(HeaderValue::from_static(""));
+        }
+        let names: Vec<&str> = self.groups(consumer).collect();
+        HeaderValue::from_str(&names.join(", ")).ok().or_else(own).unwrap_or(HeaderValue::from_static(""))
     }
 }
 
@@ -67,17 +89,16 @@ impl Plugin for Acl {
         // Kong: without a credential it is 401 for whoever has no group that could be allowed.
         let nameless = match consumer {
             None => true,
-            Some(consumer) => consumer.groups.is_empty() && matches!(self.rule, Rule::Allow(_)),
+            Some(consumer) => self.groups(consumer).next().is_none() && matches!(self.rule, Rule::Allow(_)),
         };
-        let Some(consumer) = consumer.filter(|c| !nameless && self.rule.admits(c)) else {
+        let Some(consumer) = consumer.filter(|c| !nameless && self.rule.admits(self.groups(c))) else {
             return if nameless && !known { unauthorized() } else { forbidden() };
         };
         let headers = &mut exchange.request.headers;
         headers.remove(AUTHENTICATED_GROUPS);
         headers.remove(CONSUMER_GROUPS);
         if !self.hide_groups_header {
-            let groups = consumer.groups_header.clone().unwrap_or(HeaderValue::from_static(""));
-            headers.insert(CONSUMER_GROUPS, groups);
+            headers.insert(CONSUMER_GROUPS, self.header(consumer));
         }
         Flow::Continue
     }

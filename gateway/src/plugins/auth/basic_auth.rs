@@ -66,7 +66,7 @@ impl BasicAuth {
                 continue;
             }
             let proven = identities.basic(&given.username, &given.password).map(|credential| Proven {
-                consumer: credential.consumer,
+                consumer: Some(credential.consumer),
                 credential: Arc::from(credential.id.as_str()),
                 identifier: HeaderValue::from_bytes(given.username.as_bytes()).ok(),
             });

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
+use super::issued::{Issued, Lack, resumed};
 use super::jwt_token::{self, Token};
 use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
 use crate::document::Fields;
@@ -20,8 +21,12 @@ use crate::proxy::reply::Reply;
 /// Kong's `jwt`.
 pub const KIND: Kind = Kind { name: "jwt", priority: 1450, consumer_scope: false, compile };
 
-struct Jwt {
+struct Jwt(Arc<Inner>);
+
+struct Inner {
     gate: Gate,
+    /// Keys that an issuer publishes, beside the file's.
+    issued: Option<Issued>,
     uri_param_names: Vec<String>,
     cookie_names: Vec<String>,
     header_names: Vec<HeaderName>,
@@ -49,6 +54,14 @@ enum Fault {
     Claims(Map<String, Value>),
     /// The credential's consumer is gone; Kong sends no challenge with this.
     Orphan(String),
+    /// A key that an issuer published should have signed it.
+    Issued(Lack),
+}
+
+impl From<Lack> for Fault {
+    fn from(lack: Lack) -> Self {
+        Fault::Issued(lack)
+    }
 }
 
 impl From<&'static str> for Fault {
@@ -66,8 +79,9 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         headers.iter().filter_map(|(place, name)| header_name(fields, *place, name)).collect();
     let realm = realm(fields);
     let key_claim_name = fields.string("key_claim_name").unwrap_or_else(|| "iss".into());
-    let plugin = Jwt {
+    let plugin = Inner {
         gate,
+        issued: Issued::of_jwt(fields, setup)?,
         uri_param_names: texts("uri_param_names", &["jwt"]),
         cookie_names: texts("cookie_names", &[]),
         header_names,
@@ -77,7 +91,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         missing: challenge("Bearer", realm.as_deref(), None),
         invalid: challenge("Bearer", realm.as_deref(), Some("error=\"invalid_token\"")),
     };
-    (plugin.header_names.len() == count).then(|| Arc::new(plugin) as Arc<dyn Plugin>)
+    (plugin.header_names.len() == count).then(|| Arc::new(Jwt(Arc::new(plugin))) as Arc<dyn Plugin>)
 }
 
 impl Checks {
@@ -135,28 +149,47 @@ fn number(value: &Value) -> Option<f64> {
 
 impl Plugin for Jwt {
     fn conceal(&self, exchange: &mut Exchange) {
-        if let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.uri_param_names) {
+        if let Some(uri) = arguments::redacted(&exchange.raw_uri, &self.0.uri_param_names) {
             exchange.raw_uri = uri;
         }
         let headers = &mut exchange.request.headers;
-        for name in &self.header_names {
+        for name in &self.0.header_names {
             conceal(headers, name);
         }
-        if !self.cookie_names.is_empty() {
+        if !self.0.cookie_names.is_empty() {
             conceal(headers, &COOKIE);
         }
     }
 
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
-        self.gate.pass(exchange, |exchange| self.authenticate(exchange).map_err(|fault| self.refuse(fault)))
+        Inner::decide(&self.0, exchange, true)
     }
 }
 
-impl Jwt {
-    fn authenticate(&self, exchange: &Exchange) -> Result<Proven, Fault> {
+impl Inner {
+    fn decide(self: &Arc<Self>, exchange: &mut Exchange, may_wait: bool) -> Flow {
+        if let Some(flow) = self.gate.skip(exchange) {
+            return flow;
+        }
+        match self.authenticate(exchange, may_wait) {
+            Err(Fault::Issued(Lack::Wait(renewal))) => {
+                let own = Arc::clone(self);
+                resumed(renewal, move |exchange| own.decide(exchange, false))
+            }
+            outcome => self.gate.settle(exchange, outcome.map_err(|fault| self.refuse(fault))),
+        }
+    }
+
+    fn authenticate(&self, exchange: &Exchange, may_wait: bool) -> Result<Proven, Fault> {
         let text = self.token_text(exchange)?;
         let token = jwt_token::parse(&text).map_err(|words| Fault::Message(format!("Bad token; {words}").into()))?;
-        let key = self.key_of(&token)?;
+        let key = self.key_of(&token);
+        if let Some(issued) = &self.issued
+            && !key.as_ref().is_ok_and(|key| self.gate.identities.jwt(key).is_some())
+        {
+            return Ok(issued.judge(&token, &self.gate.identities, exchange, may_wait)?);
+        }
+        let key = key?;
         let (secret, verifier) = self.gate.identities.jwt_with_verifier(key).ok_or_else(|| {
             Fault::Message(format!("No credentials found for given '{}'", self.key_claim_name).into())
         })?;
@@ -172,11 +205,14 @@ impl Jwt {
         if !faults.is_empty() {
             return Err(Fault::Claims(faults));
         }
+        if let Some(issued) = &self.issued {
+            issued.rules.demands(&token.claims)?;
+        }
         if self.gate.identities.consumer(secret.consumer).is_none() {
             return Err(Fault::Orphan(format!("Could not find consumer for '{}={key}'", self.key_claim_name)));
         }
         Ok(Proven {
-            consumer: secret.consumer,
+            consumer: Some(secret.consumer),
             credential: Arc::from(secret.id.as_str()),
             identifier: HeaderValue::from_bytes(secret.key.as_bytes()).ok(),
         })
@@ -229,6 +265,7 @@ impl Jwt {
             Fault::Message(message) => (json!({ "message": message }), &self.invalid),
             Fault::Claims(faults) => (Value::Object(faults), &self.invalid),
             Fault::Orphan(message) => (json!({ "message": message }), &None),
+            Fault::Issued(lack) => return lack.reply(KIND.name, &self.invalid),
         };
         let reply = Reply::json(KIND.name, StatusCode::UNAUTHORIZED, body);
         Box::new(match challenge {
@@ -266,7 +303,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The token of `Bearer …` or `bearer …`, as Kong spells the scheme.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
     let value = value.trim_ascii_start();
     let rest = value.strip_prefix(b"Bearer").or_else(|| value.strip_prefix(b"bearer"))?;
     let token = rest.trim_ascii();

@@ -8,8 +8,10 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AU
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
+use super::{CREDENTIAL_TIER, Gate, Proven, arguments, challenge, conceal, header_name, names, realm};
 use crate::document::Fields;
+use crate::identity::digest;
+use crate::identity::keyring::{IssuedKey, Keyring};
 use crate::plugins::transform::multipart;
 use crate::plugins::{Flow, Kind, Plugin, Setup};
 use crate::proxy::body::RequestBody;
@@ -24,6 +26,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 
 struct KeyAuth {
     gate: Gate,
+    keyring: Arc<Keyring>,
     keys: Vec<KeyName>,
     /// The same names, to hide their values in what is logged.
     hidden: Vec<String>,
@@ -60,6 +63,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let flag = |name, default| fields.boolean(name).unwrap_or(default);
     let plugin = KeyAuth {
         gate,
+        keyring: Arc::clone(&setup.shared.keyring),
         hidden: keys.iter().map(|k| k.text.clone()).collect(),
         in_header: flag("key_in_header", true),
         in_query: flag("key_in_query", true),
@@ -87,24 +91,48 @@ impl Plugin for KeyAuth {
     }
 
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
-        self.gate.pass(exchange, |exchange| self.authenticate(exchange))
+        let mut tier = None;
+        let flow = self.gate.pass(exchange, |exchange| self.authenticate(exchange, &mut tier));
+        if let (Flow::Continue, Some(tier)) = (&flow, tier) {
+            exchange.request.headers.insert(CREDENTIAL_TIER, tier);
+        }
+        flow
     }
 }
 
 impl KeyAuth {
-    fn authenticate(&self, exchange: &mut Exchange) -> Result<Proven, Box<Reply>> {
+    /// `tier` becomes that of an issued key.
+    fn authenticate(&self, exchange: &mut Exchange, tier: &mut Option<HeaderValue>) -> Result<Proven, Box<Reply>> {
         let body = if self.in_body { BodyFields::of(exchange) } else { None };
         let (name, key) = self.find(exchange, body.as_ref())?;
-        let proven = self.gate.identities.api_key(&key).map(|credential| Proven {
-            consumer: credential.consumer,
-            credential: Arc::from(credential.id.as_str()),
-            identifier: HeaderValue::from_str(&credential.id).ok(),
-        });
+        let digest = digest(&key);
+        let proven = match self.gate.identities.api_key_of(&digest) {
+            Some(credential) => Some(Proven {
+                consumer: Some(credential.consumer),
+                credential: Arc::from(credential.id.as_str()),
+                identifier: HeaderValue::from_str(&credential.id).ok(),
+            }),
+            None => self.issued(&digest, exchange.started_unix_ns / 1_000_000_000, tier),
+        };
         if self.hide_credentials {
             let name = self.keys.get(name).ok_or_else(|| self.refuse("Unauthorized"))?;
             self.hide(exchange, name, body);
         }
         proven.ok_or_else(|| self.refuse("Unauthorized"))
+    }
+
+    /// A key that was made while the gateway runs; one whose consumer is gone opens nothing.
+    fn issued(&self, digest: &[u8; 32], now_s: u64, tier: &mut Option<HeaderValue>) -> Option<Proven> {
+        let look = |key: &IssuedKey| {
+            let consumer = self.gate.identities.consumer_named(&key.record.consumer)?;
+            *tier = key.record.tier.as_deref().and_then(|tier| HeaderValue::from_bytes(tier.as_bytes()).ok());
+            Some(Proven {
+                consumer: Some(consumer),
+                credential: Arc::clone(&key.credential),
+                identifier: HeaderValue::from_str(&key.credential).ok(),
+            })
+        };
+        self.keyring.find(digest, now_s, look).flatten()
     }
 
     /// The first name that has a key anywhere, in Kong's order: for each name the header, then the query, then the body.

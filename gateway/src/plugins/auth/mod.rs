@@ -5,10 +5,14 @@ pub mod acl;
 mod arguments;
 pub mod basic_auth;
 pub mod bot_detection;
+pub mod hmac_auth;
 pub mod ip_restriction;
+mod issued;
 pub mod jwt;
 pub mod jwt_token;
 pub mod key_auth;
+pub mod oauth2_introspection;
+pub mod openid_connect;
 
 use std::sync::Arc;
 
@@ -27,22 +31,25 @@ const CONSUMER_USERNAME: HeaderName = HeaderName::from_static("x-consumer-userna
 const CONSUMER_GROUPS: HeaderName = HeaderName::from_static("x-consumer-groups");
 const AUTHENTICATED_GROUPS: HeaderName = HeaderName::from_static("x-authenticated-groups");
 const CREDENTIAL_IDENTIFIER: HeaderName = HeaderName::from_static("x-credential-identifier");
+const CREDENTIAL_TIER: HeaderName = HeaderName::from_static("x-credential-tier");
 const ANONYMOUS_CONSUMER: HeaderName = HeaderName::from_static("x-anonymous-consumer");
 
 /// Headers by which the upstream knows the caller; a client's own copies never reach it.
-const IDENTITY: [HeaderName; 7] = [
+const IDENTITY: [HeaderName; 8] = [
     CONSUMER_ID,
     CONSUMER_CUSTOM_ID,
     CONSUMER_USERNAME,
     CONSUMER_GROUPS,
     AUTHENTICATED_GROUPS,
     CREDENTIAL_IDENTIFIER,
+    CREDENTIAL_TIER,
     ANONYMOUS_CONSUMER,
 ];
 
 /// A credential that was found good.
 struct Proven {
-    consumer: ConsumerIndex,
+    /// Whose it is; somebody whom the file does not know may hold what another server vouches for.
+    consumer: Option<ConsumerIndex>,
     /// The credential's id.
     credential: Arc<str>,
     /// `X-Credential-Identifier`; absent when the name cannot stand in a header.
@@ -96,13 +103,29 @@ impl Gate {
         exchange: &mut Exchange,
         authenticate: impl FnOnce(&mut Exchange) -> Result<Proven, Box<Reply>>,
     ) -> Flow {
-        if self.open(exchange) {
-            if exchange.authenticated.is_none() {
-                clear(&mut exchange.request.headers);
+        match self.skip(exchange) {
+            Some(flow) => flow,
+            None => {
+                let outcome = authenticate(exchange);
+                self.settle(exchange, outcome)
             }
-            return Flow::Continue;
         }
-        match (authenticate(exchange), &self.anonymous) {
+    }
+
+    /// Lets through whoever is not asked.
+    fn skip(&self, exchange: &mut Exchange) -> Option<Flow> {
+        if !self.open(exchange) {
+            return None;
+        }
+        if exchange.authenticated.is_none() {
+            clear(&mut exchange.request.headers);
+        }
+        Some(Flow::Continue)
+    }
+
+    /// What becomes of the request when it is known whose it is, or that it is nobody's.
+    fn settle(&self, exchange: &mut Exchange, outcome: Result<Proven, Box<Reply>>) -> Flow {
+        match (outcome, &self.anonymous) {
             (Ok(proven), _) => self.admit(exchange, proven),
             (Err(reply), None) => Flow::Reply(reply),
             (Err(_), Some(anonymous)) => self.admit_anonymous(exchange, anonymous),
@@ -110,16 +133,18 @@ impl Gate {
     }
 
     fn admit(&self, exchange: &mut Exchange, proven: Proven) -> Flow {
-        let Some(consumer) = self.identities.consumer(proven.consumer) else {
-            return self.internal("An unexpected error occurred".into());
-        };
         let headers = &mut exchange.request.headers;
-        name_consumer(headers, consumer);
+        clear(headers);
+        if let Some(index) = proven.consumer {
+            let Some(consumer) = self.identities.consumer(index) else {
+                return self.internal("An unexpected error occurred".into());
+            };
+            name_consumer(headers, consumer);
+        }
         if let Some(identifier) = proven.identifier {
             headers.insert(CREDENTIAL_IDENTIFIER, identifier);
         }
-        exchange.authenticated =
-            Some(Authenticated { consumer: Some(proven.consumer), credential: Some(proven.credential) });
+        exchange.authenticated = Some(Authenticated { consumer: proven.consumer, credential: Some(proven.credential) });
         Flow::Continue
     }
 
@@ -159,9 +184,11 @@ fn clear(headers: &mut HeaderMap) {
 fn name_consumer(headers: &mut HeaderMap, consumer: &Consumer) {
     clear(headers);
     headers.insert(CONSUMER_ID, consumer.id_header.clone());
-    for (name, value) in
-        [(CONSUMER_CUSTOM_ID, &consumer.custom_id_header), (CONSUMER_USERNAME, &consumer.username_header)]
-    {
+    for (name, value) in [
+        (CONSUMER_CUSTOM_ID, &consumer.custom_id_header),
+        (CONSUMER_USERNAME, &consumer.username_header),
+        (CONSUMER_GROUPS, &consumer.member_of_header),
+    ] {
         if let Some(value) = value {
             headers.insert(name, value.clone());
         }
@@ -218,7 +245,7 @@ pub(crate) mod bench {
     use super::*;
     use crate::document::Report;
     use crate::document::tree::parse;
-    use crate::identity::{ApiKey, BasicCredential, JwtSecret};
+    use crate::identity::{ApiKey, BasicCredential, HmacCredential, JwtSecret};
     use crate::plugins::{Plugin, Shared, kind};
     use crate::telemetry::writer::LogWriter;
 
@@ -235,6 +262,8 @@ pub(crate) mod bench {
                 id_header: header(&format!("id-of-{name}")),
                 username_header: Some(header(name)),
                 custom_id_header: (name == "alice").then(|| header("a-1")),
+                member_of: Vec::new(),
+                member_of_header: None,
                 groups_header: (!groups.is_empty()).then(|| header(&groups.join(", "))),
                 groups,
             });
@@ -244,6 +273,8 @@ pub(crate) mod bench {
         }
         let password = crate::identity::password_digest("bob:secret", "id-of-bob");
         identities.add_basic("bob", BasicCredential { id: "credential-bob".to_owned(), consumer: 1, password });
+        let secret = b"bob's hmac".as_slice().into();
+        identities.add_hmac("bob", HmacCredential { id: "hmac-of-bob".to_owned(), consumer: 1, secret });
         for secret in secrets {
             assert!(identities.add_jwt(secret), "one key, one credential");
         }
@@ -261,6 +292,8 @@ pub(crate) mod bench {
             members: Default::default(),
             writer: LogWriter::start().expect("starts").0,
             hash_keys: Default::default(),
+            remote: Default::default(),
+            keyring: Default::default(),
             pressure: Default::default(),
         });
         let setup =
@@ -287,7 +320,11 @@ pub(crate) mod bench {
     /// The answer that a plugin gives, as `status body header…`, or `continue`.
     pub fn answer(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> String {
         plugin.conceal(exchange);
-        let Flow::Reply(reply) = plugin.on_request(exchange) else { return "continue".to_owned() };
+        let reply = match plugin.on_request(exchange) {
+            Flow::Continue => return "continue".to_owned(),
+            Flow::Wait(_) => return "wait".to_owned(),
+            Flow::Reply(reply) => reply,
+        };
         let (headers, body) = crate::proxy::reply::render(&reply, &HeaderMap::new(), "id", &Default::default());
         let body = String::from_utf8(body.to_vec()).expect("text");
         let message = serde_json::from_str::<serde_json::Value>(&body)

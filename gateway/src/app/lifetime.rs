@@ -1,0 +1,40 @@
+//! When everything listens it is told; when a configuration is replaced it is freed where nobody waits for that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::{App, Options};
+use crate::config::Snapshot;
+use crate::listen::Port;
+
+/// Says where it listens, in the log and in the ready file.
+pub fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
+    let those = |stream: bool, tls: bool| {
+        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
+        addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
+    };
+    let of = |tls| those(false, tls);
+    let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
+    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
+    let Some(path) = &options.ready_file else { return Ok(()) };
+    let ready = json!({
+        "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),
+        "stream": those(true, false), "stream_tls": those(true, true), "admin": admin.map(|a| a.to_string()),
+    });
+    let draft = path.with_extension("tmp");
+    std::fs::write(&draft, ready.to_string()).with_context(|| format!("cannot write {}", draft.display()))?;
+    std::fs::rename(&draft, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
+pub async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Nobody waits for it.
+    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
+}

@@ -1,0 +1,130 @@
+//! Requests of the gateway's own: for the keys of an issuer, for what a server says of a token. One request a connection,
+//! bounded in time and bytes; no redirects are followed. Must not know what the answers mean.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::uri::Scheme;
+use http::{Method, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+
+use crate::proxy::transport::{self, TlsClients};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Where: an address that `address` let through.
+    pub to: Uri,
+    /// The method.
+    pub method: Method,
+    /// Its own headers; `Host` and the framing are added.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// Whether the server's certificate is verified.
+    pub verify: bool,
+    /// For all of it, from the name's resolution to the last byte.
+    pub timeout: Duration,
+    /// The longest answer that is read, bytes.
+    pub answer_bytes_max: usize,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// Asks other servers. Nothing is asked before it is told whom to trust.
+#[derive(Default)]
+pub struct Calls(OnceLock<Arc<TlsClients>>);
+
+/// Reads the address of a server: `http` or `https`, a host, no user.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn address(text: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = text.parse().map_err(|_| "it is no URL")?;
+    match uri.scheme_str() {
+        Some("http" | "https") => {}
+        _ => return Err("its scheme is neither http nor https"),
+    }
+    match uri.authority() {
+        Some(authority) if !authority.as_str().contains('@') && !authority.host().is_empty() => Ok(uri),
+        _ => Err("it has no host, or a user beside it"),
+    }
+}
+
+impl Calls {
+    /// Says whom to trust; the first time counts.
+    pub fn trust(&self, clients: Arc<TlsClients>) {
+        // A second telling would be the same roots.
+        let _ = self.0.set(clients);
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words that hold nothing of the question but the host.
+    pub async fn ask(&self, question: &Question) -> Result<Answer, String> {
+        let host = question.to.host().unwrap_or_default();
+        match tokio::time::timeout(question.timeout, self.exchange(question)).await {
+            Ok(answer) => answer.map_err(|error| format!("{host}: {error}")),
+            Err(_) => Err(format!("{host}: no answer in {:?}", question.timeout)),
+        }
+    }
+
+    async fn exchange(&self, question: &Question) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        let clients = self.0.get().ok_or("nothing is asked yet")?;
+        let to = &question.to;
+        let (host, tls) = (to.host().unwrap_or_default(), to.scheme() == Some(&Scheme::HTTPS));
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let port = to.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let address = tokio::net::lookup_host((bare, port)).await?.next().ok_or("its name has no address")?;
+        let stream = transport::open(address, tls.then_some((bare, question.verify)), clients).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let mut request = http::Request::new(Full::new(question.body.clone()));
+        *request.method_mut() = question.method.clone();
+        *request.uri_mut() = to.path_and_query().map_or("/", |path| path.as_str()).parse()?;
+        *request.headers_mut() = question.headers.clone();
+        let authority = to.authority().map_or("", |authority| authority.as_str());
+        let own = [(HOST, authority), (USER_AGENT, "gateway"), (CONNECTION, "close")];
+        for (name, value) in own {
+            request.headers_mut().insert(name, HeaderValue::from_str(value)?);
+        }
+        let asked = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), question.answer_bytes_max).collect().await?;
+            Ok(Answer { status, body: body.to_bytes() })
+        };
+        // The connection is driven from here, so that it ends with the question.
+        let mut connection = std::pin::pin!(connection);
+        let mut asked = std::pin::pin!(asked);
+        tokio::select! {
+            answer = &mut asked => answer,
+            _ = &mut connection => asked.await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_web_servers_are_asked() {
+        for good in ["http://a", "https://a.test:8443/x?y=z", "https://[::1]/"] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a", "/x", "ftp://a", "file:///etc/passwd", "https://u:p@a/", "https://", "http//a"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

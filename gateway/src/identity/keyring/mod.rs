@@ -1,0 +1,283 @@
+//! API keys that are made and taken back while the gateway runs: the ones in force, for every worker to read without a lock,
+//! and their log. A key taken back is gone for all workers before the call returns. Keys themselves are never kept, only
+//! their SHA-256.
+
+pub mod log;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::log::{Entry, Log, Record};
+
+/// The most keys in force.
+const KEYS_MAX: usize = 1_000_000;
+
+/// A key in force.
+#[derive(Debug)]
+pub struct IssuedKey {
+    /// What is known of it.
+    pub record: Record,
+    /// Its id, as requests carry it.
+    pub credential: Arc<str>,
+}
+
+/// Why something was not done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no log, or another process holds it.
+    Closed(String),
+    /// The key exists already.
+    Taken,
+    /// There are too many keys.
+    Full,
+    /// No key has this id.
+    Unknown,
+    /// The log could not be written.
+    Disk(String),
+}
+
+struct State {
+    log: Log,
+    by_id: HashMap<String, Arc<IssuedKey>>,
+}
+
+/// All issued keys.
+#[derive(Default)]
+pub struct Keyring {
+    live: papaya::HashMap<[u8; 32], Arc<IssuedKey>>,
+    state: Mutex<Option<State>>,
+}
+
+impl Keyring {
+    /// Reads the log of `path`, and writes to it from now on.
+    ///
+    /// # Errors
+    /// When the log cannot be had, or is damaged.
+    pub fn open(&self, path: &Path, now_s: u64) -> Result<(), String> {
+        let (log, records) = Log::open(path)?;
+        let mut state = State { log, by_id: HashMap::new() };
+        for record in records.into_iter().filter(|record| record.holds(now_s)) {
+            self.keep(&mut state, record);
+        }
+        *self.lock() = Some(state);
+        Ok(())
+    }
+
+    /// Whether keys can be made.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// What `look` sees of the key of a digest, when it holds.
+    pub fn find<T>(&self, digest: &[u8; 32], now_s: u64, look: impl FnOnce(&IssuedKey) -> T) -> Option<T> {
+        let live = self.live.pin();
+        live.get(digest).filter(|key| key.record.holds(now_s)).map(|key| look(key))
+    }
+
+    /// The key of an id.
+    #[must_use]
+    pub fn named(&self, id: &str, now_s: u64) -> Option<Arc<IssuedKey>> {
+        let state = self.lock();
+        state.as_ref()?.by_id.get(id).filter(|key| key.record.holds(now_s)).cloned()
+    }
+
+    /// All keys in force, the oldest first.
+    #[must_use]
+    pub fn all(&self, now_s: u64) -> Vec<Arc<IssuedKey>> {
+        let state = self.lock();
+        let keys = state.iter().flat_map(|state| state.by_id.values()).filter(|key| key.record.holds(now_s));
+        let mut keys: Vec<_> = keys.cloned().collect();
+        keys.sort_by(|a, b| (a.record.created_s, &a.record.id).cmp(&(b.record.created_s, &b.record.id)));
+        keys
+    }
+
+    /// Puts a new key in force, when it is on disk.
+    ///
+    /// # Errors
+    /// The key is taken, or the log cannot be written.
+    pub fn add(&self, record: Record, now_s: u64) -> Result<Arc<IssuedKey>, Fault> {
+        self.change(|keyring, state| {
+            if state.by_id.len() >= KEYS_MAX {
+                keyring.sweep(state, now_s);
+            }
+            if state.by_id.len() >= KEYS_MAX {
+                return Err(Fault::Full);
+            }
+            let digest = record.digest();
+            let known = keyring.live.pin().get(&digest).is_some_and(|known| known.record.holds(now_s));
+            if known {
+                return Err(Fault::Taken);
+            }
+            state.log.append(&Entry::Put(record.clone())).map_err(Fault::Disk)?;
+            Ok(keyring.keep(state, record))
+        })
+    }
+
+    /// Changes what is known of a key; the key itself and its id stay.
+    ///
+    /// # Errors
+    /// There is no such key, or the log cannot be written.
+    pub fn update(&self, id: &str, now_s: u64, change: impl FnOnce(&mut Record)) -> Result<Arc<IssuedKey>, Fault> {
+        self.change(|keyring, state| {
+            let known = state.by_id.get(id).filter(|key| key.record.holds(now_s)).ok_or(Fault::Unknown)?;
+            let mut record = known.record.clone();
+            change(&mut record);
+            state.log.append(&Entry::Put(record.clone())).map_err(Fault::Disk)?;
+            Ok(keyring.keep(state, record))
+        })
+    }
+
+    /// Takes a key back: for all workers at once, then on disk.
+    ///
+    /// # Errors
+    /// There is no such key; or the log cannot be written, and then the key is out of force until a restart.
+    pub fn revoke(&self, id: &str) -> Result<Arc<IssuedKey>, Fault> {
+        self.change(|keyring, state| {
+            let key = state.by_id.remove(id).ok_or(Fault::Unknown)?;
+            keyring.forget(&key);
+            state.log.append(&Entry::Del { id: id.to_owned() }).map_err(Fault::Disk)?;
+            Ok(key)
+        })
+    }
+
+    fn change<T>(&self, act: impl FnOnce(&Self, &mut State) -> Result<T, Fault>) -> Result<T, Fault> {
+        let mut held = self.lock();
+        let state = held.as_mut().ok_or_else(|| Fault::Closed("no log".to_owned()))?;
+        let outcome = act(self, state)?;
+        if state.log.is_wasteful(state.by_id.len()) {
+            let records = state.by_id.values().map(|key| &key.record);
+            if let Err(error) = state.log.compact(records) {
+                tracing::warn!(error, "the log of keys cannot be compacted");
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn keep(&self, state: &mut State, record: Record) -> Arc<IssuedKey> {
+        let credential = Arc::from(record.id.as_str());
+        let key = Arc::new(IssuedKey { record, credential });
+        state.by_id.insert(key.record.id.clone(), Arc::clone(&key));
+        self.live.pin().insert(key.record.digest(), Arc::clone(&key));
+        key
+    }
+
+    fn sweep(&self, state: &mut State, now_s: u64) {
+        state.by_id.retain(|_, key| {
+            let holds = key.record.holds(now_s);
+            if !holds {
+                self.forget(key);
+            }
+            holds
+        });
+    }
+
+    /// Takes a key from the workers, unless the same text was issued again since.
+    fn forget(&self, key: &IssuedKey) {
+        let live = self.live.pin();
+        let digest = key.record.digest();
+        if live.get(&digest).is_some_and(|known| known.record.id == key.record.id) {
+            live.remove(&digest);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::digest;
+
+    fn record(key: &str) -> Record {
+        Record::new(format!("id-{key}"), &digest(key.as_bytes()), "consumer".to_owned(), 100)
+    }
+
+    fn opened(path: &Path) -> Keyring {
+        let keyring = Keyring::default();
+        keyring.open(path, 100).expect("opens");
+        keyring
+    }
+
+    fn knows(keyring: &Keyring, key: &str, now_s: u64) -> bool {
+        keyring.find(&digest(key.as_bytes()), now_s, |_| ()).is_some()
+    }
+
+    #[test]
+    fn keys_survive_a_restart_and_revoked_ones_do_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let keyring = opened(&path);
+        for key in ["a", "b", "c"] {
+            keyring.add(record(key), 100).expect("adds");
+        }
+        assert_eq!(keyring.add(record("a"), 100).err(), Some(Fault::Taken));
+        keyring.update("id-b", 100, |record| record.expires_s = Some(200)).expect("changes");
+        keyring.revoke("id-c").expect("revokes");
+        assert_eq!(keyring.revoke("id-c").err(), Some(Fault::Unknown));
+        let check = |keyring: &Keyring| {
+            assert!(knows(keyring, "a", 1000) && knows(keyring, "b", 199));
+            assert!(!knows(keyring, "b", 200) && !knows(keyring, "c", 100) && !knows(keyring, "d", 100));
+            assert_eq!(keyring.all(100).len(), 2);
+        };
+        check(&keyring);
+        drop(keyring);
+        check(&opened(&path));
+        let text = std::fs::read_to_string(&path).expect("reads");
+        assert!(!text.contains("\"a\""), "no key stands in the log: {text}");
+    }
+
+    #[test]
+    fn the_log_stays_small() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let keyring = opened(&path);
+        keyring.add(record("kept"), 100).expect("adds");
+        for _ in 0..1500 {
+            keyring.update("id-kept", 100, |record| record.tier = Some("gold".to_owned())).expect("changes");
+        }
+        let lines = std::fs::read_to_string(&path).expect("reads").lines().count();
+        assert!(lines < 1100, "{lines}");
+        drop(keyring);
+        assert_eq!(opened(&path).all(100)[0].record.tier.as_deref(), Some("gold"));
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off_and_damage_within_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let keyring = opened(&path);
+        keyring.add(record("a"), 100).expect("adds");
+        keyring.add(record("b"), 100).expect("adds");
+        drop(keyring);
+        let whole = std::fs::read(&path).expect("reads");
+        for cut in 1..40 {
+            std::fs::write(&path, &whole[..whole.len() - cut]).expect("writes");
+            let keyring = opened(&path);
+            assert!(knows(&keyring, "a", 100) && !knows(&keyring, "b", 100), "{cut}");
+            keyring.add(record("c"), 100).expect("adds");
+            drop(keyring);
+            assert!(knows(&opened(&path), "c", 100));
+        }
+        let mut broken = whole.clone();
+        let middle = whole.len() / 2 - 10;
+        broken[middle] ^= 1;
+        std::fs::write(&path, &broken).expect("writes");
+        let error = Keyring::default().open(&path, 100).expect_err("refused");
+        assert!(error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn two_processes_do_not_write_one_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let first = opened(&path);
+        let error = Keyring::default().open(&path, 100).expect_err("refused");
+        assert!(error.contains("another process"), "{error}");
+        drop(first);
+        opened(&path);
+    }
+}
