@@ -1,6 +1,7 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+mod verified;
 pub mod verifier;
 
 use std::collections::HashMap;

@@ -122,6 +122,9 @@ async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<
     let (upgrade, stripped) = routed?;
     run_plugins(flight).await?;
     take_turn(flight)?;
+    if flight.exchange.body.lacks_end() {
+        Box::pin(hold_body(flight, 0)).await?;
+    }
     let Some(service) = flight.matched().and_then(|r| r.service) else { return Err(refuse(Refusal::NoService)) };
     attempt::send(flight, service, stripped, upgrade).await
 }

@@ -3,16 +3,21 @@
 //! with the bare route's of the same round.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{median, peers, tokens, wrk};
+use super::duty::{self, Keys};
+use super::load::{Clients, Load};
+use super::server::{Place, Server, free, write};
+use super::{median, peers};
 use crate::{build, setup, shell};
 
 const PROXY_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
-const CONNECTIONS: u32 = 64;
+const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -30,7 +35,8 @@ pub struct Options {
 /// A route under measurement.
 struct Case {
     name: &'static str,
-    header: Option<String>,
+    path: String,
+    token: Option<String>,
     /// Whether every request but the first is refused.
     refused: bool,
     /// What it may add, microseconds; of a refusal, what it may cost as a part of a proxied request.
@@ -39,8 +45,10 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &'static str, header: Option<String>, bar: f64) -> Self {
-        Case { name, header, refused: name == "refused", bar, cpu_us: Vec::new() }
+    fn new(name: &'static str, token: Option<String>, bar: f64) -> Self {
+        // Only key-auth looks at the key.
+        let path = format!("/{name}/x?apikey=some-key");
+        Case { name, path, token, refused: name == "refused", bar, cpu_us: Vec::new() }
     }
 }
 
@@ -57,16 +65,17 @@ pub fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
     // nginx's workers give up root, and have to reach their files.
     shell::run(std::process::Command::new("chmod").arg("755").arg(folder.path()))?;
-    let place = |core| peers::Place { folder: folder.path(), core };
+    let place = |core| Place { folder: folder.path(), core };
     let upstream = peers::upstream(&place(LOAD_CORE))?;
-    let (rs256, public) = tokens::rs256("rsa", folder.path())?;
-    let server = peers::gateway_of(&place(PROXY_CORE), &binary, &entities(upstream.address, &public))?;
-    let bearer = |token: String| Some(format!("Authorization: Bearer {token}"));
+    let keys = Keys::make(folder.path())?;
+    let hs256 = duty::hs256(folder.path(), "hmac", SECRET)?;
+    let public = std::fs::read_to_string(&keys.public)?;
+    let server = gateway(&place(PROXY_CORE), &binary, upstream.address, &public)?;
     let mut cases = [
         Case::new("bare", None, f64::INFINITY),
-        Case::new("key-auth", Some("apikey: some-key".to_owned()), 0.5),
-        Case::new("jwt-hs256", bearer(tokens::hs256("hmac", "a secret of more than thirty-two bytes")?), 3.0),
-        Case::new("jwt-rs256", bearer(rs256), 1.0),
+        Case::new("key-auth", None, 0.5),
+        Case::new("jwt-hs256", Some(hs256), 3.0),
+        Case::new("jwt-rs256", Some(keys.token), 1.0),
         Case::new("rate-limiting", None, 0.5),
         Case::new("refused", None, 0.6),
     ];
@@ -80,42 +89,52 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     report(&cases);
-    println!("raw rounds: {}", keep(&server, &cases)?);
+    println!("raw rounds: {}", keep(&cases)?);
     Ok(())
 }
 
-fn entities(upstream: std::net::SocketAddr, public_pem: &str) -> String {
+fn gateway(place: &Place<'_>, program: &Path, upstream: SocketAddr, public_pem: &str) -> Result<Server> {
     let route =
-        |name: &str, plugins: &str| format!("  - {{ name: {name}, paths: [/{name}/], plugins: [{plugins}] }}\n");
-    let limit = |config: &str| format!("{{ name: rate-limiting, config: {{ {config}, limit_by: ip }} }}");
-    let routes = [
-        route("bare", ""),
-        route("key-auth", "{ name: key-auth }"),
-        route("jwt-hs256", "{ name: jwt }"),
-        route("jwt-rs256", "{ name: jwt }"),
-        route("rate-limiting", &limit("hour: 1000000000")),
-        route("refused", &limit("year: 1")),
-    ]
-    .concat();
-    let consumers = json!([{
-        "username": "ann",
-        "keyauth_credentials": [{ "key": "some-key" }],
-        "jwt_secrets": [
-            { "key": "hmac", "algorithm": "HS256", "secret": "a secret of more than thirty-two bytes" },
-            { "key": "rsa", "algorithm": "RS256", "rsa_public_key": public_pem },
-        ],
-    }]);
-    format!("services:\n- name: up\n  url: http://{upstream}/\n  routes:\n{routes}consumers: {consumers}\n")
+        |name: &str, plugins: Value| json!({ "name": name, "paths": [format!("/{name}/")], "plugins": plugins });
+    let limit =
+        |period: &str, most: u32| json!([{ "name": "rate-limiting", "config": { period: most, "limit_by": "ip" } }]);
+    let address = free()?;
+    let config = json!({
+        "_format_version": "3.0",
+        "gateway": { "listen": [address.to_string()], "admin": "127.0.0.1:0", "workers": 1, "access_log": "off" },
+        "services": [{ "name": "up", "url": format!("http://{upstream}/"), "routes": [
+            route("bare", json!([])),
+            route("key-auth", json!([{ "name": "key-auth" }])),
+            route("jwt-hs256", json!([{ "name": "jwt" }])),
+            route("jwt-rs256", json!([{ "name": "jwt" }])),
+            route("rate-limiting", limit("hour", 1_000_000_000)),
+            route("refused", limit("year", 1)),
+        ] }],
+        "consumers": [{
+            "username": "ann",
+            "keyauth_credentials": [{ "key": "some-key" }],
+            "jwt_secrets": [
+                { "key": "hmac", "algorithm": "HS256", "secret": SECRET },
+                { "key": "bench", "algorithm": "RS256", "rsa_public_key": public_pem },
+            ],
+        }],
+    });
+    let folder = place.folder_of("gateway")?;
+    let file = write(&folder, "kong.json", &config.to_string())?;
+    let mut command = place.pinned(program)?;
+    command.arg("run").arg("-c").arg(file);
+    Server::start(address, &mut command, &folder)
 }
 
-fn measure(server: &peers::Server, case: &Case, seconds: u64) -> Result<f64> {
-    let (path, header) = (format!("/{}/x", case.name), case.header.as_deref());
+fn measure(server: &Server, case: &Case, seconds: u64) -> Result<f64> {
+    let token = case.token.as_deref();
+    let load = Load { clients: Clients::Kept, tls: false, path: &case.path, token, core: LOAD_CORE };
     let before = server.cpu_time()?;
-    let run = wrk::run_with(LOAD_CORE, CONNECTIONS, seconds, server.address, &path, header)?;
+    let run = load.run(server.address, seconds)?;
     let spent = server.cpu_time()?.saturating_sub(before);
-    let passed = run.requests.saturating_sub(run.errors);
-    if (case.refused && passed > 1) || (!case.refused && run.errors > 0) || run.requests == 0 {
-        bail!("{}: {} requests, {} answered otherwise than with 2xx", case.name, run.requests, run.errors);
+    let passed = run.requests.saturating_sub(run.refused);
+    if (case.refused && passed > 1) || (!case.refused && run.refused > 0) || run.requests == 0 || run.errors > 0 {
+        bail!("{}: {} requests, {} refused, {} errors", case.name, run.requests, run.refused, run.errors);
     }
     let cpu_us = spent.as_secs_f64() * 1e6 / run.requests as f64;
     eprintln!("{:<14} {cpu_us:6.2} CPU-us a request, {:.0} requests/s", case.name, run.per_second);
@@ -140,7 +159,7 @@ fn report(cases: &[Case]) {
 }
 
 /// Writes every round as a line of JSON.
-fn keep(server: &peers::Server, cases: &[Case]) -> Result<String> {
+fn keep(cases: &[Case]) -> Result<String> {
     let date =
         shell::output(std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).unwrap_or_default();
     let name = format!("bench/results/plugins-{}.jsonl", date.trim().replace([':', '-'], ""));
@@ -150,9 +169,7 @@ fn keep(server: &peers::Server, cases: &[Case]) -> Result<String> {
     for case in cases {
         let line = json!({
             "date": date.trim(),
-            "version": server.version,
             "route": case.name,
-            "connections": CONNECTIONS,
             "cpu_us_a_request": case.cpu_us,
         });
         writeln!(file, "{line}")?;
