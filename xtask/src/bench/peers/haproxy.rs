@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{CONNECTIONS_MAX, LIMIT_NEVER, Stage, UPSTREAM_CONNECTIONS};
+use super::{LIMIT_NEVER, Stage, UPSTREAM_CONNECTIONS};
 use crate::bench::duty::{Duty, Policy};
 use crate::bench::server::{Server, free, write};
 
