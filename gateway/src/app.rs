@@ -16,6 +16,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::identity::Revoked;
 use crate::limits::pressure::Gauge;
 use crate::listen::{self, Bound, Command, Port, Thread};
 use crate::plugins::Shared;
@@ -298,9 +299,20 @@ impl App {
         let _turn = self.reloading.lock().await;
         let running = Arc::clone(&self.running);
         let before = running.current();
-        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
-        let lost =
-            |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
+        let old = Arc::clone(&before);
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = compile(&running);
+            let revoked = match &outcome {
+                Reload::Adopted(snapshot) => old.identities.revoked_in(&snapshot.identities),
+                _ => Revoked::default(),
+            };
+            (outcome, revoked)
+        });
+        let outcome = outcome.await;
+        let lost = |_| {
+            let refused = Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() };
+            (Reload::Refused(refused), Revoked::default())
+        };
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
             tokio::spawn(retire(before));
@@ -309,29 +321,20 @@ impl App {
     }
 
     /// Hands an adopted configuration to the workers and the edge; says what became of it.
-    fn tell(&self, outcome: Reload, why: &str) -> Reload {
+    fn tell(&self, (outcome, revoked): (Reload, Revoked), why: &str) -> Reload {
         match &outcome {
             Reload::Adopted(snapshot) => {
-                for worker in &self.workers {
-                    if worker.try_send(Command::Adopt(Arc::clone(snapshot))).is_ok() {
-                        continue;
-                    }
-                    // The inbox of a busy worker is full. What it gets when there is room is in force then, so that a
-                    // configuration that waited never follows a newer one.
-                    let (worker, running) = (worker.clone(), Arc::clone(&self.running));
-                    tokio::spawn(async move {
-                        match worker.reserve().await {
-                            Ok(place) => place.send(Command::Adopt(running.current())),
-                            Err(_) => tracing::error!("a worker is gone and takes no configuration"),
-                        }
-                    });
-                }
+                let count = revoked.len();
+                let (running, revoked) = (Arc::clone(&self.running), Arc::new(revoked));
+                // What a busy worker gets when it has room is in force then, so that a configuration that waited never
+                // follows a newer one.
+                self.order(move || Command::Adopt(running.current(), Arc::clone(&revoked)));
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
                     _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
                 }
-                tracing::info!(why, hash = %snapshot.hash, "configuration reloaded");
+                tracing::info!(why, hash = %snapshot.hash, revoked = count, "configuration reloaded");
                 for warning in self.running.warnings().lines() {
                     tracing::warn!("{warning}");
                 }
@@ -342,6 +345,22 @@ impl App {
             }
         }
         outcome
+    }
+
+    /// Sends every worker what `command` makes, as soon as it has room for it.
+    fn order(&self, command: impl Fn() -> Command + Clone + Send + 'static) {
+        for worker in &self.workers {
+            if worker.try_send(command()).is_ok() {
+                continue;
+            }
+            let (worker, command) = (worker.clone(), command.clone());
+            tokio::spawn(async move {
+                match worker.reserve().await {
+                    Ok(place) => place.send(command()),
+                    Err(_) => tracing::error!("a worker is gone and takes no orders"),
+                }
+            });
+        }
     }
 
     /// Gathers what the workers counted.
@@ -380,6 +399,11 @@ impl Control for App {
 
     async fn replace(&self, bundle: Bundle) -> Reload {
         self.take(|running| running.replace(bundle), "POST /config").await
+    }
+
+    fn revoke(&self, credentials: Revoked) {
+        let revoked = Arc::new(credentials);
+        self.order(move || Command::Revoke(Arc::clone(&revoked)));
     }
 
     fn node(&self) -> &str {

@@ -57,7 +57,7 @@ fn check_warns_of_what_will_not_work_as_meant() {
     let exit = command(&["check", file.to_str().unwrap()]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for word in [
-        "this host has no nowhere0",
+        "warning: `interfaces`: this host has no nowhere0 now",
         "`keep` needs `pin`",
         "10.0.0.0/8 is meant",
         "10.9.0.0/16 is in 10.1.2.3/8 already",
@@ -65,6 +65,10 @@ fn check_warns_of_what_will_not_work_as_meant() {
     ] {
         assert!(exit.stderr.contains(word), "{word}: {}", exit.stderr);
     }
+    let text = fs::read_to_string(&file).unwrap();
+    let line = 1 + text.lines().position(|line| line.contains("nowhere0")).unwrap();
+    let place = format!("edge.yml:{line}:18: warning: `interfaces`");
+    assert!(exit.stderr.contains(&place), "{place}: {}", exit.stderr);
     let many: Vec<String> = (0..1_100).map(|n| format!("10.{}.{}.1", n / 256, n % 256)).collect();
     let edge = format!("gateway: {{ edge: {{ deny: [{}] }} }}\n", many.join(", "));
     fs::write(&file, format!("{}{edge}", CONFIG.replace("@UP@", "http://127.0.0.1:9"))).unwrap();

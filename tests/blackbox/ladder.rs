@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::holds_within;
 use gateway_tests::gateway::command;
+use gateway_tests::h2frames::{END_STREAM, Frames, Outcome};
 use gateway_tests::visitor::is_last;
 use gateway_tests::{Client, Gateway, Request, Upstream, Visitor, eventually, fresh_minute};
 
@@ -84,6 +85,68 @@ fn who_ignores_a_429_is_slowed_and_then_kept_out() {
     assert_eq!(other.ask().map(|reply| reply.status), Some(200));
     let status = gateway.admin_get("/edge").expect(200).text();
     assert!(status.contains("userspace"), "{status}");
+}
+
+/// Requests over one connection of HTTP/2 until it ends; how many were answered.
+fn insist(frames: &mut Frames) -> u32 {
+    let fields: [(&[u8], &[u8]); 4] =
+        [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/closed"), (b":authority", b"a")];
+    for turn in 0..5_000 {
+        let stream = 2 * turn + 1;
+        // An end shows at the next read.
+        let _ = frames.headers(stream, &fields, END_STREAM);
+        match frames.outcome(stream) {
+            Outcome::Status(_) => {}
+            end => {
+                assert_eq!(end, Outcome::Closed, "after {turn} answers");
+                return turn;
+            }
+        }
+    }
+    panic!("still answered");
+}
+
+#[test]
+fn who_is_cut_is_reset_and_who_is_dropped_loses_whatever_is_open() {
+    let upstream = Upstream::echo();
+    let stream = format!(
+        "- name: bytes\n  protocol: tcp\n  host: 127.0.0.1\n  port: {}\n  routes: [{{ name: bytes, protocols: [tcp], \
+         sources: [{{ ip: 127.0.0.0/8 }}] }}]\nconsumers:",
+        upstream.port()
+    );
+    let text = format!("{}{EDGE}  stream_listen: [\"127.0.0.1:0\"]\n", CONFIG.replace("consumers:", &stream));
+    let gateway = Gateway::start(&upstream.fill(&text));
+    let from = [127, 0, 0, 9];
+    let mut kept = gateway.connect_from(from);
+    kept.send(&Request::get("/limited").header("apikey", "good-key")).expect(200);
+    let mut tunnel = gateway.connect_from(from);
+    let fields = [
+        ("apikey", "good-key"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+    let handshake = fields.iter().fold(Request::get("/limited"), |request, (name, value)| request.header(name, value));
+    tunnel.send(&handshake).expect(101);
+    let mut carried = Client::try_connect_from(gateway.stream(), from.into()).unwrap();
+    carried.send(&Request::get("/")).expect(200);
+    let mut abusive: Vec<Frames> =
+        (0..12).map(|_| Frames::connect_from(gateway.proxy(), from.into()).unwrap()).collect();
+    let mut other = visitor(&gateway, [127, 0, 0, 1], Some("good-key"));
+    assert_eq!(other.ask().map(|reply| reply.status), Some(200));
+
+    for frames in &mut abusive {
+        insist(frames);
+        assert!(frames.is_reset(), "not an orderly end");
+    }
+    for (what, client) in [("kept", &mut kept), ("tunnel", &mut tunnel), ("stream", &mut carried)] {
+        assert!(client.is_reset_within(Duration::from_secs(10)), "{what}: {}", rung(&gateway, "127.0.0.9"));
+    }
+    assert_eq!(other.ask().map(|reply| reply.status), Some(200));
+    eventually("the workers hold the other one's alone", || gateway.status()["server"]["connections_active"] == 1);
+    let metrics = gateway.admin_get("/metrics").text();
+    assert!(metrics.contains("gateway_connections_ended_total{reason=\"cut\"} 15"), "{metrics}");
 }
 
 #[test]
@@ -173,6 +236,23 @@ fn a_shadow_refuses_nobody_and_counts() {
     }
     let edge = gateway.admin_get("/edge").expect(200).text();
     assert!(edge.contains("127.0.0.9"), "what would have been done is shown: {edge}");
+}
+
+#[test]
+fn a_plan_raises_the_ceiling_of_connections() {
+    let ceilings = "    ceilings: { connections: { per_second: 1, burst: 10 } }\n    authenticated_factor: 1\n";
+    let (_upstream, gateway) = scene(&format!("{EDGE}{ceilings}"));
+    let mut good = visitor(&gateway, [127, 0, 0, 8], Some("good-key"));
+    assert_eq!(good.ask().map(|reply| reply.status), Some(200));
+    let raised = || gateway.admin_get("/edge/why?ip=127.0.0.8").expect(200).json()["ceilings_raised_times"].clone();
+    eventually("the plan is known", || raised().as_u64() > Some(1_000));
+    let served = |from: [u8; 4]| {
+        let once = |_: &u32| gateway.connect_from(from).try_send(&Request::get("/closed")).is_ok();
+        (0..40).filter(once).count()
+    };
+    assert_eq!(served([127, 0, 0, 8]), 40);
+    let of_stranger = served([127, 0, 0, 7]);
+    assert!((10..40).contains(&of_stranger), "{of_stranger}");
 }
 
 #[test]

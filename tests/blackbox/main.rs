@@ -15,6 +15,7 @@ mod explain;
 mod format;
 mod openapi;
 mod reload;
+mod revocation;
 mod scale;
 
 // What clients and upstreams see.

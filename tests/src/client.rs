@@ -232,6 +232,18 @@ impl Client {
             }
     }
 
+    /// True if the other side resets the connection within `limit`, whatever it sends before.
+    pub fn is_reset_within(&mut self, limit: Duration) -> bool {
+        self.patience(limit);
+        loop {
+            match self.wire.fill() {
+                Ok(1..) => {}
+                Ok(_) => return false,
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Waits for a byte as long as [`Client::patience`] says; false if none came.
     pub fn await_byte(&mut self) -> bool {
         !self.wire.buffered().is_empty() || matches!(self.wire.fill(), Ok(1..))
@@ -275,7 +287,7 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// std cannot bind before it connects.
-fn connect_bound(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<TcpStream> {
+pub(crate) fn connect_bound(to: SocketAddr, from: Ipv4Addr, limit: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
     socket.connect_timeout(&to.into(), limit)?;

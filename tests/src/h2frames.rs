@@ -2,8 +2,10 @@
 //! the answer as tells refusal from acceptance.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use crate::client::connect_bound;
 
 /// An answer, or the end, comes within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -50,16 +52,26 @@ impl Outcome {
 /// A connection on which any frame can be sent.
 pub struct Frames {
     socket: TcpStream,
+    /// Whether the other side reset it.
+    was_reset: bool,
 }
 
 impl Frames {
     /// Connects with prior knowledge and sends the preface and empty settings.
     pub fn connect(to: SocketAddr) -> io::Result<Self> {
-        let mut socket = TcpStream::connect(to)?;
+        Self::begin(TcpStream::connect(to)?)
+    }
+
+    /// As [`Frames::connect`], from this address.
+    pub fn connect_from(to: SocketAddr, from: Ipv4Addr) -> io::Result<Self> {
+        Self::begin(connect_bound(to, from, ANSWER_WITHIN)?)
+    }
+
+    fn begin(mut socket: TcpStream) -> io::Result<Self> {
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         socket.set_nodelay(true)?;
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
-        let mut out = Self { socket };
+        let mut out = Self { socket, was_reset: false };
         out.send(SETTINGS, 0, 0, &[])?;
         Ok(out)
     }
@@ -71,7 +83,7 @@ impl Frames {
         frame.extend_from_slice(&[kind, flags]);
         frame.extend_from_slice(&stream.to_be_bytes());
         frame.extend_from_slice(payload);
-        self.socket.write_all(&frame)
+        self.socket.write_all(&frame).inspect_err(|error| self.was_reset |= is_reset(error))
     }
 
     /// Sends a request's headers on `stream`.
@@ -109,7 +121,17 @@ impl Frames {
         Outcome::Silent
     }
 
+    /// True if the other side resets the connection, whatever it sends before.
+    pub fn is_reset(&mut self) -> bool {
+        while self.read().is_ok() {}
+        self.was_reset
+    }
+
     fn read(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+        self.try_read().inspect_err(|error| self.was_reset |= is_reset(error))
+    }
+
+    fn try_read(&mut self) -> io::Result<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0u8; 9];
         self.socket.read_exact(&mut head)?;
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
@@ -190,6 +212,10 @@ fn huffman_digits(bytes: &[u8]) -> Option<u16> {
         out = out * 10 + digit;
     }
     Some(out)
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn is_timeout(error: &io::Error) -> bool {

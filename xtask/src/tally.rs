@@ -1,6 +1,8 @@
 //! Counts tests from what cargo and the test harness print. Pure: lines go in, counts come out. It must not start
 //! anything.
 
+use crate::bars::{self, Row};
+
 /// How many tests passed, failed and were skipped, and why.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -11,6 +13,8 @@ pub struct Tally {
     pub failures: Vec<String>,
     /// One line for each skip: `name: reason`.
     pub skips: Vec<String>,
+    /// Rows of the table of bars.
+    pub bars: Vec<Row>,
 }
 
 impl Tally {
@@ -39,6 +43,7 @@ impl Tally {
         self.skipped += other.skipped;
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
+        self.bars.extend(other.bars);
     }
 
     /// The line that ends `cargo xtask test`.
@@ -66,6 +71,10 @@ pub struct Reader {
 impl Reader {
     /// Takes one line; returns whether a person wants to see it.
     pub fn line(&mut self, line: &str) -> bool {
+        if let Some(row) = bars::row(line) {
+            self.tally.bars.push(row);
+            return false;
+        }
         if let Some(rest) = line.strip_prefix("test result: ") {
             (self.test, self.of_success, self.listing) = (None, false, false);
             self.result(rest);

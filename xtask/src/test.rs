@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::tally::{Reader, Tally};
-use crate::{build, setup, shell, tidy};
+use crate::{bars, build, setup, shell, tidy};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -27,6 +27,8 @@ enum Part {
     Blackbox,
     /// Only the black-box tests of the kernel side (root)
     Kernel,
+    /// The same with the parser's and the edge's own tests, in full, and the table of bars R1 to R13 (root)
+    Edge,
     /// Only the conventions
     Tidy,
 }
@@ -52,8 +54,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if wants(Part::Unit) {
         tally.add(unit(&options.rest)?);
     }
+    if options.part == Some(Part::Edge) {
+        tally.add(edge(&options.rest)?);
+    }
     if wants(Part::Blackbox) || options.part == Some(Part::Kernel) {
-        tally.add(blackbox(options.part == Some(Part::Kernel), &options.rest)?);
+        let only = if options.part == Some(Part::Kernel) { Only::Kernel } else { Only::All };
+        tally.add(blackbox(only, &options.rest)?);
     }
     if all {
         tally.add(kernel_object()?);
@@ -64,6 +70,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn report(tally: &Tally) {
     println!();
+    if !tally.bars.is_empty() {
+        println!("{}", bars::table(&tally.bars, "`cargo xtask bench edge` measures those"));
+    }
     for skip in &tally.skips {
         println!("skipped  {skip}");
     }
@@ -101,6 +110,30 @@ fn lints(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
+/// What the kernel edge promises and a test can show, measured as often as its bars ask.
+fn edge(rest: &[String]) -> Result<Tally> {
+    let mut command = shell::cargo();
+    command.env(IN_FULL, "full").args(["test", "--locked", "--no-fail-fast", "--package", "gateway-common"]);
+    let mut tally = counted("the packet parser", command.args(["--", "--show-output"]).args(rest), false)?;
+    let mut command = shell::cargo();
+    command.args(["test", "--locked", "--no-fail-fast", "--package", "gateway", "--lib", "edge::"]);
+    tally.add(counted("the edge's own tests", command.args(["--", "--show-output"]).args(rest), false)?);
+    tally.add(blackbox(Only::Edge, rest)?);
+    Ok(tally)
+}
+
+/// Which black-box tests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Only {
+    All,
+    Kernel,
+    /// The kernel's, as often as their bars ask.
+    Edge,
+}
+
+/// Read by `tests/src/bar.rs` and the parser's tests.
+pub const IN_FULL: &str = "GATEWAY_BARS";
+
 fn unit(rest: &[String]) -> Result<Tally> {
     let mut command = shell::cargo();
     command.args(["test", "--locked", "--no-fail-fast", "--workspace", "--exclude", "gateway-tests"]);
@@ -108,7 +141,7 @@ fn unit(rest: &[String]) -> Result<Tally> {
     counted("unit tests", &mut command, false)
 }
 
-fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
+fn blackbox(only: Only, rest: &[String]) -> Result<Tally> {
     let mut tally = Tally::default();
     let gateway = match build::gateway(build::Profile::Debug) {
         Ok(gateway) => gateway,
@@ -118,14 +151,17 @@ fn blackbox(kernel_only: bool, rest: &[String]) -> Result<Tally> {
             return Ok(tally);
         }
     };
-    if !kernel_only && rest.is_empty() {
+    if only == Only::All && rest.is_empty() {
         tally.add(configurations(&gateway)?);
     }
     let mut command = shell::cargo();
     command.env("GATEWAY_BIN", &gateway);
     command.args(["test", "--locked", "--no-fail-fast", "--package", "gateway-tests", "--", "--show-output"]);
-    if kernel_only {
+    if only != Only::All {
         command.arg("kernel::");
+    }
+    if only == Only::Edge {
+        command.env(IN_FULL, "full");
     }
     if !shell::is_root() {
         let reason = "needs root: network namespaces and programs in the kernel";
@@ -183,7 +219,7 @@ fn kernel_object() -> Result<Tally> {
 }
 
 /// Runs a command and counts its output (both of its outputs, when it has no progress to show) while it is shown.
-fn counted(step: &str, command: &mut Command, both: bool) -> Result<Tally> {
+pub fn counted(step: &str, command: &mut Command, both: bool) -> Result<Tally> {
     eprintln!("$ {}", shell::typed(command));
     let (output, end) = std::io::pipe()?;
     if both {

@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::config::sources::TEXT_MAX;
 use crate::config::{Bundle, Reload, Running};
 use crate::edge::{Edge, Identity};
+use crate::identity::Revoked;
 
 /// What the admin API shows and does; the composition root provides it.
 pub trait Control: Send + Sync {
@@ -30,6 +31,12 @@ pub trait Control: Send + Sync {
     fn running(&self) -> &Running;
     /// Takes a new configuration, off this runtime, and tells the workers.
     fn replace(&self, bundle: Bundle) -> impl Future<Output = Reload> + Send;
+    /// Closes, with a reset, every open connection that lives by one of these credentials: kept ones of HTTP/1, HTTP/2,
+    /// WebSockets. One of a trusted proxy, which carries many people, loses only what it serves of these. To be called
+    /// after the credentials were taken from where requests look them up; a request that began before that is cut as well.
+    /// Returns at once: the workers do it within milliseconds, and count `gateway_connections_ended_total` with the reason
+    /// `revoked`. A reload does the same for what it takes away.
+    fn revoke(&self, credentials: Revoked);
     /// Names this process.
     fn node(&self) -> &str;
     /// The edge, if there is one.

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Reading, look, shown};
+use crate::config::Bundle;
+use crate::document::tree;
 
 /// Checks configuration files.
 #[derive(Debug, Args)]
@@ -27,7 +29,8 @@ impl Check {
         let interfaces = snapshot.settings.edge.iter().flat_map(|policy| &policy.interfaces);
         for name in interfaces.filter(|name| nix::net::if_::if_nametoindex(name.as_str()).is_err()) {
             // Only a warning: the file may be checked elsewhere than it runs, and interfaces may come later.
-            eprintln!("{}: warning: `interfaces`: this host has no {name} now", shown(&self.files));
+            let place = place_of(&snapshot.bundle, name).unwrap_or_else(|| shown(&self.files));
+            eprintln!("{place}: warning: `interfaces`: this host has no {name} now");
         }
         let c = snapshot.counts;
         eprintln!(
@@ -40,4 +43,14 @@ impl Check {
         );
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// `FILE:LINE:COLUMN` where an interface is named; nothing where the name is made, as of a variable.
+fn place_of(bundle: &Bundle, interface: &str) -> Option<String> {
+    bundle.0.iter().find_map(|file| {
+        let tree = tree::parse(&file.text).ok()?;
+        let list = tree.member("gateway")?.member("edge")?.member("interfaces")?;
+        let one = std::iter::once(list).chain(list.items()).find(|node| node.text() == Some(interface))?;
+        Some(format!("{}:{}:{}", file.name, one.place.line, one.place.column))
+    })
 }

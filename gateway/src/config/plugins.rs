@@ -345,6 +345,11 @@ impl Index<'_> {
         let instances = || slots.iter().flat_map(|s| s.base.iter().chain(s.consumers.values()));
         let metrics = slots.iter().find_map(|s| s.base.as_ref()?.plugin.metrics());
         let logs = instances().any(|i| i.plugin.logs());
-        Chain { slots, metrics, logs }
+        let limits = |slot: &Slot| {
+            let mut instances = slot.base.iter().chain(slot.consumers.values());
+            instances.any(|i| i.plugin.quota().is_some())
+        };
+        let limiters = slots.iter().enumerate().filter(|(_, slot)| limits(slot)).map(|(at, _)| at).collect();
+        Chain { slots, metrics, logs, limiters }
     }
 }

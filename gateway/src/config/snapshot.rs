@@ -154,6 +154,17 @@ pub struct Chain {
     pub metrics: Option<MetricFlags>,
     /// Whether any instance wants the log record.
     pub logs: bool,
+    /// Slots whose instances may limit by caller.
+    pub limiters: Vec<usize>,
+}
+
+impl Chain {
+    /// The requests a second that a consumer is granted here; 0 is no limit by caller.
+    #[must_use]
+    pub fn quota(&self, consumer: Option<ConsumerIndex>, protocol: Protocols) -> u64 {
+        let slots = self.limiters.iter().filter_map(|at| self.slots.get(*at));
+        slots.filter_map(|slot| slot.instance(consumer, protocol)?.quota()).max().unwrap_or(0)
+    }
 }
 
 /// Kong's `routes` entity.

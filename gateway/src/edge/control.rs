@@ -24,6 +24,7 @@ use super::{
     host::vital_addresses,
     ladder::{Decision, Eligibility, Held, Ladder, Rung},
     pcap::Capture,
+    plans::{Plans, raise_for},
     policy::{Mode, Policy},
     pressure::Pressure,
     reconcile::Writer,
@@ -87,6 +88,7 @@ pub(super) struct Control {
     sockets_trouble: Option<Trouble>,
     egress: Egress,
     pub pressure: Pressure,
+    plans: Plans,
     /// Lists that are longer than the kernel's.
     list_troubles: Vec<Trouble>,
     /// Of a policy that changed sizes: they are those of the start.
@@ -127,6 +129,7 @@ impl Control {
             sockets_trouble: None,
             egress: Egress::default(),
             pressure: Pressure::default(),
+            plans: Plans::default(),
             list_troubles: Vec::new(),
             needs_restart: false,
             history: VecDeque::new(),
@@ -312,9 +315,13 @@ impl Control {
         if let Some(decision) = self.ladder.good(told.at_ns, told) {
             self.carry_out(decision);
         }
-        if self.policy.raise > 0 && matches!(told.identity, Identity::Credential(_)) {
+        let Identity::Credential(credential) = told.identity else { return };
+        let since_ns = told.at_ns.saturating_sub(RAISED_NS);
+        let quota = self.plans.note(told.source, credential, told.quota, told.at_ns, since_ns);
+        let raise = self.policy.raise.max(raise_for(&self.policy.ceilings, quota));
+        if raise > 0 {
             let expiry_ns = told.at_ns.saturating_add(RAISED_NS);
-            self.writer.raise(told.source, Standing { expiry_ns, raise: self.policy.raise, spare: 0 }, told.at_ns);
+            self.writer.raise(told.source, Standing { expiry_ns, raise, spare: 0 }, told.at_ns);
         }
     }
 
@@ -389,6 +396,7 @@ impl Control {
         }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
+        self.plans.sweep(now_ns.saturating_sub(RAISED_NS));
         self.feel_pressure(now_ns);
     }
 

@@ -14,6 +14,9 @@ const GOOD: u8 = 0x80;
 /// Good answers that make an authenticated neighbour, and an anonymous one.
 const CREDENTIAL_GOOD_MIN: u32 = 3;
 const USER_AGENT_GOOD_MIN: u32 = 5;
+/// Authenticated neighbours that are enough with one good answer each: behind an address of hundreds nobody is remembered
+/// for long.
+const CREDENTIALS_MIN: usize = 3;
 /// Anonymous neighbours needed: a User-Agent is cheap to invent.
 const USER_AGENTS_MIN: usize = 3;
 /// Of an identity's requests, the part in percent that may be offences, if it is to be called clean; and of a source's
@@ -25,6 +28,8 @@ const SHARE_PERCENT: u32 = 20;
 pub(super) enum Innocence {
     /// Another authenticated identity is clean.
     Credential,
+    /// Several authenticated identities had nothing but good answers.
+    Credentials,
     /// Several anonymous identities are clean.
     UserAgents,
     /// Much of what comes from there is good, and not the offender's.
@@ -35,6 +40,7 @@ impl Innocence {
     pub fn name(self) -> &'static str {
         match self {
             Self::Credential => "an authenticated neighbour is clean",
+            Self::Credentials => "several authenticated neighbours had good answers only",
             Self::UserAgents => "several clients behind the address are clean",
             Self::Share => "much of the address's traffic is good",
         }
@@ -59,6 +65,12 @@ impl Seen {
         };
         let recent = now_ns.saturating_sub(self.last_ns) <= window_ns;
         recent && self.good >= good_min && self.bad * 100 <= SHARE_PERCENT * (self.good + self.bad)
+    }
+
+    /// A credential that has had good answers lately, and no others.
+    fn is_spotless(&self, now_ns: u64, window_ns: u64) -> bool {
+        let recent = now_ns.saturating_sub(self.last_ns) <= window_ns;
+        self.is_credential() && recent && self.good > 0 && self.bad == 0
     }
 
     fn is_credential(&self) -> bool {
@@ -124,6 +136,10 @@ impl Neighbours {
                 return Some(Innocence::Credential);
             }
             agents += 1;
+        }
+        let spotless = |seen: &&Seen| seen.identity != offender && seen.is_spotless(now_ns, window_ns);
+        if self.seen.iter().flatten().filter(spotless).count() >= CREDENTIALS_MIN {
+            return Some(Innocence::Credentials);
         }
         if agents >= USER_AGENTS_MIN {
             return Some(Innocence::UserAgents);
@@ -256,5 +272,18 @@ mod tests {
             neighbours.bad(1, WINDOW, Identity::Credential(1_000 + name));
         }
         assert_eq!(neighbours.innocence(2, WINDOW, Identity::UserAgent(5)), Some(Innocence::Credential));
+    }
+
+    #[test]
+    fn a_crowd_of_which_each_came_once_is_innocent() {
+        let mut neighbours = offending(20);
+        for n in 0..49 {
+            neighbours.good(0, WINDOW, Identity::Credential(100 + n), 1);
+        }
+        for _ in 0..RECENT_MAX {
+            neighbours.bad(0, WINDOW, BAD);
+        }
+        assert_eq!(neighbours.innocence(0, WINDOW, BAD), Some(Innocence::Credentials));
+        assert_eq!(neighbours.innocence(2 * WINDOW, WINDOW, BAD), None, "long ago");
     }
 }

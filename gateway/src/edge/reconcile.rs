@@ -100,7 +100,9 @@ impl Writer {
         self.settings = None;
         self.applied.clear();
         // A standing is earned again within seconds; a cut connection is closed by its worker.
-        self.raised.clear();
+        for source in std::mem::take(&mut self.raised).into_keys() {
+            self.standings.lower(source);
+        }
         (self.ports, self.never_drop, self.deny) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(held) = held {
             (self.ports, self.never_drop, self.deny) = (held.ports, held.never_drop, held.deny);
@@ -108,6 +110,7 @@ impl Writer {
             // Each until it expires.
             self.cuts.extend(held.cuts);
             self.raised = held.raised.into_iter().collect();
+            self.raised.iter().for_each(|(source, standing)| self.standings.raise(*source, *standing));
         }
         if self.standings.is_killed() {
             // The switch outlives a reload.
@@ -171,7 +174,7 @@ impl Writer {
         let mut settings = self.wanted.settings;
         // Only the door is judged here: packets and bytes are the kernel's.
         (settings.packets, settings.bytes) = Default::default();
-        settings.lists = self.lists() | HAS_VERDICTS;
+        settings.lists = self.lists() | HAS_VERDICTS | HAS_STANDINGS;
         settings.neighbourhood = gateway_common::map::Ceilings::UNLIMITED;
         self.standings.replace(Rules {
             settings,
@@ -245,11 +248,8 @@ impl Writer {
         }
     }
 
-    /// Raises a source's ceilings in the kernel. What is far from its end is not written again.
+    /// Raises a source's ceilings. What is far from its end is not written again.
     pub fn raise(&mut self, source: Source, standing: Standing, now_ns: u64) {
-        if self.kernel.is_none() {
-            return;
-        }
         let held = self.raised.get(&source);
         let left_ns = |standing: &Standing| standing.expiry_ns.saturating_sub(now_ns);
         let is_fresh = held.is_some_and(|held| held.raise == standing.raise && left_ns(held) > left_ns(&standing) / 2);
@@ -258,6 +258,7 @@ impl Writer {
         }
         let is_first = self.raised.is_empty();
         self.raised.insert(source, standing);
+        self.standings.raise(source, standing);
         if is_first {
             self.sync_settings();
         }
@@ -274,6 +275,7 @@ impl Writer {
             self.raised.iter().filter(|(_, one)| one.expiry_ns <= now_ns).map(|(source, _)| *source).collect();
         for source in over {
             self.raised.remove(&source);
+            self.standings.lower(source);
             let result = self.kernel.as_mut().map(|kernel| kernel.lower(source));
             self.note(result);
         }

@@ -109,6 +109,17 @@ pub struct Cause {
     pub request_id: Box<str>,
 }
 
+/// An answer below 400.
+#[derive(Clone, Copy, Debug)]
+pub struct Good {
+    /// The client's address.
+    pub source: IpAddr,
+    /// Who the client is.
+    pub identity: Identity,
+    /// The quota of a recognised client, in requests a second; zero is none.
+    pub quota: u64,
+}
+
 /// An offence on its way to the ladder.
 #[derive(Clone, Debug)]
 pub(super) struct OffenceTold {
@@ -126,6 +137,7 @@ pub(super) struct GoodTold {
     pub at_ns: u64,
     pub source: Source,
     pub identity: Identity,
+    pub quota: u64,
     pub count: u32,
 }
 
@@ -165,6 +177,7 @@ pub(super) fn desk() -> (Arc<Desk>, Inbox) {
 struct Slot {
     source: Source,
     identity: Identity,
+    quota: u64,
     /// Good answers not told yet.
     untold: u32,
     /// Good answers told since this visitor took the slot, counted up to `TOLD_AT_ONCE`.
@@ -184,17 +197,20 @@ impl Reporter {
     }
 
     /// Counts an answer below 400. `now_ns` is the monotonic clock.
-    pub fn good(&mut self, now_ns: u64, source: IpAddr, identity: Identity) {
+    pub fn good(&mut self, now_ns: u64, good: &Good) {
         if !self.desk.open.load(Ordering::Relaxed) {
             return;
         }
-        let source = Source::new(source, self.desk.v6_prefix.load(Ordering::Relaxed));
+        let Good { identity, quota, .. } = *good;
+        let source = Source::new(good.source, self.desk.v6_prefix.load(Ordering::Relaxed));
         let slot = &mut self.slots[index(source, identity)];
         if let Some(seen) = slot
             && seen.source == source
             && seen.identity == identity
         {
             seen.untold = seen.untold.saturating_add(1);
+            // Routes differ in what they grant.
+            seen.quota = seen.quota.max(quota);
             if seen.told >= TOLD_AT_ONCE && now_ns.saturating_sub(seen.told_at_ns) < TALLY_NS {
                 return;
             }
@@ -206,7 +222,7 @@ impl Reporter {
         {
             tell(&self.desk, previous, now_ns);
         }
-        let mut fresh = Slot { source, identity, untold: 1, told: 0, told_at_ns: now_ns };
+        let mut fresh = Slot { source, identity, quota, untold: 1, told: 0, told_at_ns: now_ns };
         tell(&self.desk, &mut fresh, now_ns);
         *slot = Some(fresh);
     }
@@ -235,12 +251,13 @@ impl Reporter {
 }
 
 fn tell(desk: &Desk, slot: &mut Slot, now_ns: u64) {
-    let told = GoodTold { at_ns: now_ns, source: slot.source, identity: slot.identity, count: slot.untold };
+    let told =
+        GoodTold { at_ns: now_ns, source: slot.source, identity: slot.identity, quota: slot.quota, count: slot.untold };
     if desk.goods.try_send(told).is_err() {
         desk.lost_goods.fetch_add(1, Ordering::Relaxed);
     }
     slot.told = slot.told.saturating_add(slot.untold);
-    slot.untold = 0;
+    (slot.untold, slot.quota) = (0, 0);
     slot.told_at_ns = now_ns;
 }
 
@@ -267,6 +284,10 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
+    fn good() -> Good {
+        Good { source: IP, identity: Identity::None, quota: 0 }
+    }
+
     fn open_desk() -> (Reporter, Inbox) {
         let (desk, inbox) = desk();
         desk.open.store(true, Ordering::Relaxed);
@@ -277,10 +298,10 @@ mod tests {
     fn a_short_visit_is_told_at_once_and_a_long_one_once_a_second() {
         let (mut reporter, inbox) = open_desk();
         for n in 0..1_000 {
-            reporter.good(n, IP, Identity::None);
+            reporter.good(n, &good());
         }
         assert_eq!(inbox.goods.try_iter().map(|told| told.count).sum::<u32>(), TOLD_AT_ONCE);
-        reporter.good(2 * SECOND, IP, Identity::None);
+        reporter.good(2 * SECOND, &good());
         let later: Vec<_> = inbox.goods.try_iter().collect();
         assert_eq!(later.len(), 1);
         assert_eq!(later[0].count, 1_000 - TOLD_AT_ONCE + 1);
@@ -307,7 +328,7 @@ mod tests {
     #[test]
     fn a_closed_desk_hears_nothing() {
         let (desk, inbox) = desk();
-        Reporter::new(desk).good(0, IP, Identity::None);
+        Reporter::new(desk).good(0, &good());
         assert!(inbox.goods.try_recv().is_err());
     }
 

@@ -106,6 +106,7 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
         "sent": control.writer.kernel().and_then(|kernel| kernel.sent_to(source))
             .map(|sent| json!({ "bytes": sent.bytes, "packets": sent.packets })),
         "ceilings_raised_until": control.writer.raised().get(&source).map(|one| clock.text(one.expiry_ns)),
+        "ceilings_raised_times": control.writer.raised().get(&source).map(|one| 1_u64 << one.raise.min(63)),
         "cause": cause.map(|one| decision(one, &clock)),
         "inherited": is_inherited,
         "lists": {
@@ -215,6 +216,7 @@ fn shown(source: Source, verdict: &Verdict, clock: &Clock) -> Value {
         "decision": verdict.decision,
         "expires": clock.text(verdict.expiry_ns),
         "expires_in_seconds": clock.seconds_until(verdict.expiry_ns),
+        "expires_in_ms": verdict.expiry_ns.saturating_sub(clock.now_ns) / 1_000_000,
     })
 }
 

@@ -21,7 +21,7 @@ use gateway_common::{
     reason::COUNTERS,
 };
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Peer;
 
@@ -117,6 +117,10 @@ pub struct Standings {
     /// Entries in `cuts`: zero is the fast path.
     under_cut: AtomicU32,
     cuts: papaya::HashMap<Flow, Cut>,
+    /// Sources whose ceilings are raised.
+    raised: papaya::HashMap<Source, Raised>,
+    /// Cuts and drops so far.
+    severed: watch::Sender<u64>,
     /// Whether the control plane wants to hear of every accepted connection.
     tells: AtomicBool,
     arrivals: mpsc::Sender<Source>,
@@ -138,6 +142,8 @@ impl Standings {
             verdicts: papaya::HashMap::new(),
             under_cut: AtomicU32::new(0),
             cuts: papaya::HashMap::new(),
+            raised: papaya::HashMap::new(),
+            severed: watch::Sender::new(0),
             tells: AtomicBool::new(false),
             arrivals,
             lost_arrivals: AtomicU64::new(0),
@@ -173,8 +179,8 @@ impl Standings {
     }
 
     /// Whether this connection is to be closed at once, with a reset (`SO_LINGER` of zero): the kernel drops what comes
-    /// over it, so that nothing else would tell the client. One relaxed load while no connection is cut; to be asked
-    /// before each request and, on connections that stay silent (WebSocket, HTTP/2), by the worker's sweep.
+    /// over it, so that nothing else would tell the client. One relaxed load while no connection is cut. Workers ask it of
+    /// all their connections when [`Standings::severances`] changed.
     #[must_use]
     pub fn is_cut(&self, peer: SocketAddr, local_port: u16, now_ns: u64) -> bool {
         if self.under_cut.load(Ordering::Relaxed) == 0 {
@@ -186,6 +192,12 @@ impl Standings {
         }
         let flow = Peer { address: peer, local_port }.flow();
         self.cuts.pin().get(&flow).is_some_and(|cut| cut.expiry_ns > now_ns)
+    }
+
+    /// Changes when a connection is cut or a source is dropped: when open connections are to be looked at.
+    #[must_use]
+    pub fn severances(&self) -> watch::Receiver<u64> {
+        self.severed.subscribe()
     }
 
     /// Judges a new connection from `source`, where no kernel program does; otherwise admits it unseen.
@@ -218,7 +230,8 @@ impl Standings {
             0 => None,
             _ => self.verdicts.pin().get(&source).copied().filter(|verdict| verdict.rung >= rung::GATED),
         };
-        let tables = Door { standings: self, rules: &rules, verdict, now_ns };
+        let raised = self.raised.pin();
+        let tables = Door { standings: self, rules: &rules, verdict, raised: raised.get(&source), now_ns };
         judge(&tables, Ok(packet), 0)
     }
 
@@ -259,6 +272,9 @@ impl Standings {
         if self.verdicts.pin().insert(source, verdict).is_none() {
             self.under_verdict.fetch_add(1, Ordering::Relaxed);
         }
+        if verdict.rung >= rung::DROPPED {
+            self.severed.send_modify(|count| *count += 1);
+        }
     }
 
     pub(super) fn remove(&self, source: Source) {
@@ -268,12 +284,21 @@ impl Standings {
     }
 }
 
-/// Connections cut.
+/// Connections cut, and ceilings raised.
 impl Standings {
+    pub(super) fn raise(&self, source: Source, standing: Raised) {
+        self.raised.pin().insert(source, standing);
+    }
+
+    pub(super) fn lower(&self, source: Source) {
+        self.raised.pin().remove(&source);
+    }
+
     pub(super) fn cut(&self, flow: Flow, cut: Cut) {
         if self.cuts.pin().insert(flow, cut).is_none() {
             self.under_cut.fetch_add(1, Ordering::Relaxed);
         }
+        self.severed.send_modify(|count| *count += 1);
     }
 
     pub(super) fn mend(&self, flow: Flow) {
@@ -288,6 +313,7 @@ struct Door<'a> {
     standings: &'a Standings,
     rules: &'a Rules,
     verdict: Option<Verdict>,
+    raised: Option<&'a Raised>,
     now_ns: u64,
 }
 
@@ -321,6 +347,10 @@ impl Tables for Door<'_> {
         self.verdict.as_ref()
     }
 
+    fn standing(&self, _source: Source) -> Option<&Raised> {
+        self.raised
+    }
+
     fn cell(&self, index: u32) -> Option<&Cell> {
         self.rules.cells.get(index as usize)
     }
@@ -329,10 +359,6 @@ impl Tables for Door<'_> {
     // `want` leaves these tables' flags out.
 
     fn cut(&self, _flow: &Flow) -> Option<&Cut> {
-        None
-    }
-
-    fn standing(&self, _source: Source) -> Option<&Raised> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+mod revoked;
 mod verified;
 pub mod verifier;
 
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+pub use self::revoked::Revoked;
 use self::verifier::Verifier;
 
 /// A consumer's place in `Identities::consumers`.

@@ -29,6 +29,19 @@ impl Period {
         ("year", Period::Year),
     ];
 
+    /// Seconds of the shortest such window.
+    #[must_use]
+    pub fn seconds_min(self) -> u64 {
+        match self {
+            Period::Second => 1,
+            Period::Minute => 60,
+            Period::Hour => 3600,
+            Period::Day => 86_400,
+            Period::Month => 28 * 86_400,
+            Period::Year => 365 * 86_400,
+        }
+    }
+
     /// The field's name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -17,13 +17,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::registry::{Entry, Order, Registered, Registry};
 use super::watched::Watched;
+use super::wire::Wire;
 use crate::clock;
 use crate::proxy::exchange::Client;
 use crate::proxy::line::{Lines, Severable};
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
+use crate::proxy::registry::{Entry, Order, Registered};
 use crate::proxy::reply::Refusal;
 use crate::proxy::report;
 use crate::proxy::worker::Worker;
@@ -34,45 +35,37 @@ const PREFACE: &[u8] = b"PRI";
 const HEAD_MAX: usize = 64 * 1024;
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool, registry: Rc<Registry>) {
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool) {
     // Without it small answers wait for acknowledgements.
     let _ = tcp.set_nodelay(true);
     let Ok(local) = tcp.local_addr() else { return };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let client = Client { peer, ip: peer.ip(), trusted: false, local_port: local.port(), tls };
     let presence = Presence::new(clock::monotonic_ns());
-    let registered = registry.add(&presence);
+    let registered = worker.registry.add(&presence, peer, local.port());
+    let wire = Wire::new(tcp, &presence);
     if !tls {
-        let mut tcp = tcp;
-        let Some(Ok(early)) = unless_cut(&registered.entry, first_bytes(&mut tcp)).await else { return };
+        let mut wire = wire;
+        // There is nothing in flight to finish before HTTP begins.
+        let Some(Ok(early)) = registered.entry.until(Order::Finish, first_bytes(&mut wire)).await else { return };
         let h2 = early == PREFACE;
-        return http(worker, client, None, (early, tcp), h2, &registered).await;
+        return http(worker, client, None, (early, wire), h2, &registered).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
-    let Some(Ok(stream)) = unless_cut(&registered.entry, handshake).await else { return };
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(wire));
+    let Some(Ok(stream)) = registered.entry.until(Order::Finish, handshake).await else { return };
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
     let sni = session.server_name().map(Rc::from);
     http(worker, client, sni, (Bytes::new(), stream), h2, &registered).await;
 }
 
-/// What comes before HTTP, ended when the registry asks anything: there is nothing in flight to finish.
-async fn unless_cut<T>(entry: &Entry, before: impl Future<Output = T>) -> Option<T> {
-    let mut before = pin!(before);
-    std::future::poll_fn(|cx| match entry.order(cx.waker()) {
-        Order::Go => before.as_mut().poll(cx).map(Some),
-        Order::Finish | Order::Cut => Poll::Ready(None),
-    })
-    .await
-}
-
 /// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
 /// of HTTP/1 begins with `PRI`.
-async fn first_bytes(tcp: &mut TcpStream) -> io::Result<Bytes> {
+async fn first_bytes(wire: &mut Wire) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-        if tcp.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
+        if wire.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -85,7 +78,7 @@ async fn http<S>(
     sni: Option<Rc<str>>,
     (early, stream): (Bytes, S),
     h2: bool,
-    registered: &Registered,
+    registered: &Rc<Registered>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -97,11 +90,12 @@ async fn http<S>(
     let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
     let port_text: Rc<str> = Rc::from(client.local_port.to_string());
     let service = {
-        let (worker, presence) = (Rc::clone(&worker), Arc::clone(presence));
+        let (worker, connection) = (Rc::clone(&worker), Rc::clone(registered));
         service_fn(move |request: hyper::Request<Incoming>| {
-            let (started_ns, serving) = presence.enter();
+            let (started_ns, serving) = connection.entry.presence.enter();
+            let connection = Rc::clone(&connection);
             let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
-            let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving };
+            let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving, connection };
             path::serve(Rc::clone(&worker), origin, request)
         })
     };

@@ -1,10 +1,10 @@
 //! From listening sockets to requests: accept, TLS, HTTP version, time limits of the client side, drain.
 
 mod connection;
-mod registry;
 mod socket;
 mod stream;
 mod watched;
+mod wire;
 mod worker;
 
 pub use socket::{Bound, Port, bind};

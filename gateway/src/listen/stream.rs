@@ -9,7 +9,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::socket::Port;
+use super::wire::Wire;
+use crate::clock;
 use crate::proxy::carry::{self, Carried};
+use crate::proxy::presence::Presence;
+use crate::proxy::registry::Order;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{Carriage, StreamFacts};
 
@@ -30,6 +34,15 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, port: P
     let _ = tcp.set_nodelay(true);
     let Ok(destination) = tcp.local_addr() else { return };
     let source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let presence = Presence::new(clock::monotonic_ns());
+    presence.carry();
+    let registered = worker.registry.add(&presence, source, destination.port());
+    let wire = Wire::new(tcp, &presence);
+    registered.entry.until(Order::Cut, route(worker, wire, (source, destination), port)).await;
+}
+
+/// Finds the route and follows it.
+async fn route(worker: Rc<Worker>, wire: Wire, (source, destination): (SocketAddr, SocketAddr), port: Port) {
     let local = worker.local();
     let router = &local.snapshot.stream;
     let limit = local.snapshot.settings.timeouts.header;
@@ -37,21 +50,21 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, port: P
     // A protocol in which the server speaks first must not wait for the client's first byte.
     let plain = if port.tls { None } else { find(Carriage::Tcp, None) };
     if let Some(route) = plain {
-        return carry::run(&worker, Carried { local: &local, route, source }, tcp).await;
+        return carry::run(&worker, Carried { local: &local, route, source }, wire).await;
     }
     if !port.tls && !router.carries(Carriage::Passthrough) {
         return refuse(source, "no route");
     }
-    let Ok(opening) = tokio::time::timeout(limit, opening(&tcp)).await else { return refuse(source, "silence") };
+    let Ok(opening) = tokio::time::timeout(limit, opening(wire.tcp())).await else { return refuse(source, "silence") };
     let Opening::Hello(sni) = opening else { return refuse(source, "no TLS") };
     if let Some(route) = find(Carriage::Passthrough, sni.as_deref()) {
-        return carry::run(&worker, Carried { local: &local, route, source }, tcp).await;
+        return carry::run(&worker, Carried { local: &local, route, source }, wire).await;
     }
     let Some(route) = find(Carriage::Tls, sni.as_deref()).filter(|_| port.tls) else {
         return refuse(source, "no route");
     };
     let Some(config) = local.snapshot.stream_tls.clone() else { return refuse(source, "no certificate") };
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(tcp));
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(wire));
     let Ok(Ok(stream)) = tokio::time::timeout(limit, handshake).await else { return refuse(source, "handshake") };
     carry::run(&worker, Carried { local: &local, route, source }, stream).await;
 }

@@ -7,16 +7,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::connection;
-use super::registry::Registry;
 use super::socket::Port;
 use super::stream;
+use super::wire;
 use crate::clock;
 use crate::config::Snapshot;
 use crate::drain::Drained;
-use crate::edge::Admission;
+use crate::edge::{Admission, Standings};
+use crate::identity::Revoked;
 use crate::limits::Level;
 use crate::proxy::presence::Patience;
 use crate::proxy::worker::{Seat, Worker};
@@ -24,8 +26,10 @@ use crate::telemetry::metrics;
 
 /// What the control plane asks of a worker.
 pub enum Command {
-    /// Serve new requests by this configuration.
-    Adopt(Arc<Snapshot>),
+    /// Serve new requests by this configuration, and close what lives by credentials that it has no more.
+    Adopt(Arc<Snapshot>, Arc<Revoked>),
+    /// Close what lives by these credentials.
+    Revoke(Arc<Revoked>),
     /// Hand over what was counted.
     Flush(oneshot::Sender<metrics::Local>),
 }
@@ -43,6 +47,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long it waits when descriptors have run out, so that a full table does not spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
+/// Between two looks at all connections, for those that are cut.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often it says so.
 const TELL_AGAIN_NS: u64 = 1_000_000_000;
 
@@ -72,16 +78,20 @@ async fn run(
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
-    let registry = Rc::new(Registry::default());
     for (socket, port) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, Rc::clone(&registry), drained.clone()));
+        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, drained.clone()));
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;
+    let mut severances = Severances::of(worker.edge.as_ref().map(|edge| &*edge.standings));
     loop {
         tokio::select! {
             command = inbox.recv() => match command {
-                Some(Command::Adopt(snapshot)) => worker.adopt(snapshot),
+                Some(Command::Adopt(snapshot, revoked)) => {
+                    worker.adopt(snapshot);
+                    worker.revoke(&revoked);
+                }
+                Some(Command::Revoke(revoked)) => worker.revoke(&revoked),
                 Some(Command::Flush(answer)) => { let _ = answer.send(counted(&worker)); }
                 None => break,
             },
@@ -93,18 +103,55 @@ async fn run(
                     stir_allocator();
                 }
                 worker.pool.sweep(now_ns);
-                registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
+                worker.registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
                 if finishing && worker.connections.get() == 0 {
                     break;
                 }
             }
+            () = severances.due() => {
+                severances.looked();
+                worker.sever(clock::monotonic_ns());
+            }
             () = drained.wait(), if !finishing => {
                 finishing = true;
-                registry.finish();
+                worker.registry.finish();
             }
         }
     }
     worker.flush_log();
+}
+
+/// When to look at open connections because the edge has cut some: at once, but not more often than `LOOK_AGAIN`, so that a
+/// run of cuts does not cost a look each.
+struct Severances {
+    changes: Option<watch::Receiver<u64>>,
+    looked: Instant,
+    is_due: bool,
+}
+
+impl Severances {
+    fn of(standings: Option<&Standings>) -> Self {
+        Severances { changes: standings.map(Standings::severances), looked: Instant::now(), is_due: false }
+    }
+
+    /// Waits for a cut, and for its turn; for ever where there is no edge. A wait that is given up loses nothing.
+    async fn due(&mut self) {
+        if !self.is_due {
+            let told = match &mut self.changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
+                return std::future::pending().await;
+            }
+            self.is_due = true;
+        }
+        tokio::time::sleep_until(self.looked + LOOK_AGAIN).await;
+    }
+
+    fn looked(&mut self) {
+        (self.looked, self.is_due) = (Instant::now(), false);
+    }
 }
 
 /// The allocator gives freed memory back to the system when it is asked for some, and a worker that sheds asks for
@@ -121,7 +168,7 @@ fn counted(worker: &Worker) -> metrics::Local {
     local
 }
 
-async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, registry: Rc<Registry>, mut drained: Drained) {
+async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained: Drained) {
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept"),
@@ -139,18 +186,17 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, registry: R
                     Ok(seat) => seat,
                     Err(reason) => {
                         worker.count_refused(reason);
-                        // Closing with a reset keeps nothing in TIME_WAIT for a refused client.
-                        let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                        wire::reset_on_close(&tcp);
                         continue;
                     }
                 };
                 worker.count_accepted();
-                let (worker, registry) = (Rc::clone(&worker), Rc::clone(&registry));
+                let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
                     if port.stream {
                         stream::serve(worker, tcp, peer, port).await;
                     } else {
-                        connection::serve(worker, tcp, peer, port.tls, registry).await;
+                        connection::serve(worker, tcp, peer, port.tls).await;
                     }
                     drop(seat);
                 });

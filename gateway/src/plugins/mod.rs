@@ -70,6 +70,11 @@ pub trait Plugin: Send + Sync {
         None
     }
 
+    /// The requests a second that this instance grants to each recognised caller; `None` if it does not limit by caller.
+    fn quota(&self) -> Option<u64> {
+        None
+    }
+
     /// Before the head of the answer is sent; also for answers of the gateway itself.
     fn on_response(&self, _exchange: &mut Exchange, _response: &mut Response) {}
 

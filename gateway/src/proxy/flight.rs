@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::exchange::{Exchange, Outcome};
 use super::presence::Serving;
-use super::worker::{Local, Worker};
+use super::registry::Registered;
+use super::worker::{Local, REVOKED, Worker};
 use crate::clock;
 use crate::config::snapshot::{Chain, Protocols, Route, Slot};
 use crate::plugins::Plugin;
@@ -62,13 +63,21 @@ pub struct Flight {
     pub ride: Option<Ride>,
     /// The connection is busy as long as this flight lives.
     serving: Serving,
+    /// The connection over which it came.
+    pub connection: Rc<Registered>,
 }
 
 impl Flight {
     /// A request that begins.
     #[must_use]
     #[inline]
-    pub fn new(worker: Rc<Worker>, local: Rc<Local>, exchange: Exchange, serving: Serving) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        local: Rc<Local>,
+        exchange: Exchange,
+        serving: Serving,
+        connection: Rc<Registered>,
+    ) -> Self {
         Flight {
             worker,
             local,
@@ -92,6 +101,7 @@ impl Flight {
             holds_turn: false,
             ride: None,
             serving,
+            connection,
         }
     }
 
@@ -124,6 +134,17 @@ impl Flight {
         self.ran |= 1 << i;
         if self.exchange.consumer().is_some_and(|c| slot.consumers.contains_key(&c)) {
             self.own |= 1 << i;
+        }
+    }
+
+    /// Notes by which credential the request was accepted, so that the connection ends with it. One that was taken away since
+    /// the request began ends it now.
+    pub fn show_credential(&self) {
+        let Some(credential) = self.exchange.credential() else { return };
+        let client = &self.exchange.client;
+        self.connection.entry.show(credential, client.trusted);
+        if self.worker.revoked_since(self.exchange.started_ns, credential) && self.connection.entry.reset() {
+            self.worker.count_ended(REVOKED);
         }
     }
 

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Line {
     listed: Cell<bool>,
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// The credential by which its request was accepted, where the connection carries many people.
+    shown: RefCell<Option<Arc<str>>>,
     list: Rc<Lines>,
 }
 
@@ -38,9 +41,28 @@ impl Line {
     /// A piece of the answer was handed out.
     pub fn offer(self: &Rc<Self>, now_ns: u64) {
         self.offered_ns.set(now_ns.max(1));
+        self.enlist();
+    }
+
+    /// Its request was accepted by a credential.
+    pub fn show(self: &Rc<Self>, credential: &Arc<str>) {
+        *self.shown.borrow_mut() = Some(Arc::clone(credential));
+        self.enlist();
+    }
+
+    fn enlist(self: &Rc<Self>) {
         if !self.listed.replace(true) {
             self.list.0.borrow_mut().push(Rc::downgrade(self));
         }
+    }
+
+    /// True when that is new.
+    fn sever(&self) -> bool {
+        let new = !self.cut.replace(true);
+        if new && let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        new
     }
 
     /// The client took it: more is asked for.
@@ -56,15 +78,19 @@ impl Lines {
         self.0.borrow_mut().retain(|line| {
             let Some(line) = line.upgrade() else { return false };
             let since = line.offered_ns.get();
-            if since != 0 && u128::from(now_ns.saturating_sub(since)) >= limit.as_nanos() && !line.cut.replace(true) {
-                cut += 1;
-                if let Some(waker) = line.waker.borrow_mut().take() {
-                    waker.wake();
-                }
+            if since != 0 && u128::from(now_ns.saturating_sub(since)) >= limit.as_nanos() {
+                cut += u64::from(line.sever());
             }
             true
         });
         cut
+    }
+
+    /// Cuts the streams whose requests were accepted by credentials that are gone; how many those are.
+    pub fn revoke(&self, is_gone: impl Fn(&str) -> bool) -> u64 {
+        let lines = self.0.borrow();
+        let lines = lines.iter().filter_map(Weak::upgrade);
+        lines.filter(|line| line.shown.borrow().as_deref().is_some_and(&is_gone) && line.sever()).count() as u64
     }
 }
 
@@ -82,6 +108,7 @@ impl<F> Severable<F> {
             listed: Cell::new(false),
             cut: Cell::new(false),
             waker: RefCell::new(None),
+            shown: RefCell::new(None),
             list: Rc::clone(list),
         };
         Severable { task: Some(Box::pin(task)), line: Rc::new(line) }

@@ -13,6 +13,7 @@ pub mod line;
 pub mod path;
 pub mod placement;
 pub mod presence;
+pub mod registry;
 pub mod reply;
 pub mod report;
 pub mod sanitize;

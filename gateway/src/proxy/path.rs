@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
@@ -16,6 +17,7 @@ use super::body::{BodyError, Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
+use super::registry::Registered;
 use super::reply::{self, Refusal, Reply};
 use super::worker::{Seat, Worker};
 use super::{attempt, forward, grpc, report, sanitize, tunnel};
@@ -41,6 +43,8 @@ pub struct Origin {
     pub started_ns: u64,
     /// Tells the connection how long the request is served.
     pub serving: Serving,
+    /// The connection itself.
+    pub connection: Rc<Registered>,
 }
 
 /// What the upstream, or a tunnel to it, gave.
@@ -99,7 +103,7 @@ pub fn serve(
         response_quota: None,
         circuit_probe: false,
     };
-    fly(Box::new(Flight::new(worker, local, exchange, origin.serving)), origin.sni, on_upgrade)
+    fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), origin.sni, on_upgrade)
 }
 
 async fn fly(
@@ -263,13 +267,17 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
         if let Some(bytes_max) = plugin.body_limit(&flight.exchange) {
             Box::pin(hold_body(flight, bytes_max)).await?;
         }
+        let known = flight.exchange.credential().map(Arc::as_ptr);
         let mut flow = plugin.on_request(&mut flight.exchange);
         while let Flow::Wait(wait) = flow {
             flow = wait.await(&mut flight.exchange);
         }
-        match flow {
-            Flow::Reply(reply) => return Err(reply),
-            _ => flight.note_ran(i, slot),
+        if let Flow::Reply(reply) = flow {
+            return Err(reply);
+        }
+        flight.note_ran(i, slot);
+        if flight.exchange.credential().map(Arc::as_ptr) != known {
+            flight.show_credential();
         }
     }
     Ok(())
@@ -376,7 +384,8 @@ fn tunneled(
     finish_head(&mut flight, &mut response);
     if let Some(client) = client {
         let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
-        tunnel::spawn(seat, client, upstream, idle_max(&flight));
+        let connection = Rc::clone(&flight.connection);
+        tunnel::spawn(seat, connection, client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }

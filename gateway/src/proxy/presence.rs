@@ -17,6 +17,10 @@ pub struct Presence {
     stalled_since: AtomicU64,
     /// Many requests at a time, on frames: bytes between requests are not a request's head.
     multiplexed: AtomicBool,
+    /// No requests but bytes, both ways: a tunnel or a stream, which knows its own time.
+    carried: AtomicBool,
+    /// Closing is to be a reset.
+    resets: AtomicBool,
 }
 
 /// The patience of a connection's timer.
@@ -55,12 +59,36 @@ impl Presence {
             head_since: AtomicU64::new(0),
             stalled_since: AtomicU64::new(0),
             multiplexed: AtomicBool::new(false),
+            carried: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
         })
     }
 
     /// The connection speaks HTTP/2.
     pub fn multiplex(&self) {
         self.multiplexed.store(true, Relaxed);
+    }
+
+    /// The connection is no more one of requests: it is not judged.
+    pub fn carry(&self) {
+        self.carried.store(true, Relaxed);
+    }
+
+    /// Whether somebody is served now.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.carried.load(Relaxed) || self.in_flight.load(Relaxed) > 0
+    }
+
+    /// When the connection is closed, it is with a reset.
+    pub fn reset(&self) {
+        self.resets.store(true, Relaxed);
+    }
+
+    /// Whether the connection is to be closed with a reset.
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        self.resets.load(Relaxed)
     }
 
     /// Bytes came. The first of a request starts its clock.
@@ -97,6 +125,9 @@ impl Presence {
     /// Whether the connection may stay.
     #[must_use]
     pub fn judge(&self, now_ns: u64, patience: &Patience) -> Finding {
+        if self.carried.load(Relaxed) {
+            return Finding::Fine;
+        }
         let spent = |since: u64| Duration::from_nanos(now_ns.saturating_sub(since));
         let (stalled, head) = (self.stalled_since.load(Relaxed), self.head_since.load(Relaxed));
         let quiet = spent(self.quiet_since.load(Relaxed));

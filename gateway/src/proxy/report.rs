@@ -13,7 +13,7 @@ use super::reply::{Refusal, Reply};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::Settings;
-use crate::edge::{Identity, Offence, OffenceKind, Peer};
+use crate::edge::{Good, Identity, Offence, OffenceKind, Peer};
 
 /// Entries of the header that are looked at.
 const HOPS_MAX: usize = 64;
@@ -50,7 +50,9 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
     let Some(reply) = reply else {
         let good = flight.upstream_status.is_some_and(|s| s.is_success() || s.is_redirection());
         if good {
-            edge.reporter.borrow_mut().good(now_ns, source, identity);
+            let known = matches!(identity, Identity::Credential(_));
+            let quota = if known { flight.chain().quota(flight.exchange.consumer(), flight.protocol()) } else { 0 };
+            edge.reporter.borrow_mut().good(now_ns, &Good { source, identity, quota });
         }
         return;
     };

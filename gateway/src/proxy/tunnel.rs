@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,16 +13,25 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
 use super::h1::Upgraded;
+use super::registry::{Order, Registered};
 use super::transport::Transport;
 use super::worker::Seat;
 
 /// Joins the two sides once hyper has sent the 101. `seat` counts the tunnel as the connection that it is, so that a drain
-/// waits for it; it ends after a silence of `idle_max` to twice that.
-pub fn spawn(seat: Seat, client: OnUpgrade, upstream: Upgraded<Transport>, idle_max: Duration) {
+/// waits for it; it ends when its connection is cut, or after a silence of `idle_max` to twice that.
+pub fn spawn(
+    seat: Seat,
+    connection: Rc<Registered>,
+    client: OnUpgrade,
+    upstream: Upgraded<Transport>,
+    idle_max: Duration,
+) {
     tokio::task::spawn_local(async move {
         let _seat = seat;
         if let Ok(client) = client.await {
-            join(TokioIo::new(client), upstream, idle_max).await;
+            connection.entry.presence.carry();
+            let joined = join(TokioIo::new(client), upstream, idle_max);
+            connection.entry.until(Order::Cut, joined).await;
         }
     });
 }

@@ -2,7 +2,7 @@
 //! workers without being lock-free, and nothing waits.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::exchange::{RequestId, RouteRef};
+use super::registry::Registry;
 use super::timers::Timers;
 use super::transport::{Pool, TlsClients};
 use crate::clock;
 use crate::config::Snapshot;
-use crate::edge::{Reporter, Standings};
+use crate::edge::{Reporter, Standing, Standings};
+use crate::identity::Revoked;
 use crate::plugins::Shared;
 use crate::telemetry::metrics;
 use crate::upstreams::balance::Turns;
@@ -65,8 +67,12 @@ pub struct Worker {
     metrics: RefCell<metrics::Local>,
     log: RefCell<Vec<u8>>,
     degraded: RefCell<HashMap<IpAddr, u32>>,
+    /// What was taken away lately, with the monotonic time.
+    revoked: RefCell<VecDeque<(u64, Arc<Revoked>)>>,
     ids: Cell<u128>,
-    /// Open client connections, tunnels included.
+    /// Open client connections, one by one.
+    pub registry: Rc<Registry>,
+    /// How many they are; a tunnel counts as one.
     pub connections: Cell<u64>,
     /// Those by source; IPv6 by /64, which is what one client has.
     sources: RefCell<FxHashMap<IpAddr, u64>>,
@@ -76,6 +82,14 @@ pub struct Worker {
 
 /// Log bytes gathered before they are handed to the writer; a tick hands over what is left.
 const LOG_BATCH: usize = 16 * 1024;
+
+/// Revocations remembered, for requests that were on their way to a plugin when they came.
+const REVOKED_MAX: usize = 8;
+
+/// Why connections ended that lived by a credential that is no more.
+pub const REVOKED: &str = "revoked";
+/// Why connections ended that the edge cut.
+const CUT: &str = "cut";
 
 impl Worker {
     /// A worker that serves `snapshot`.
@@ -93,7 +107,9 @@ impl Worker {
             metrics: RefCell::default(),
             log: RefCell::default(),
             degraded: RefCell::default(),
+            revoked: RefCell::default(),
             ids: Cell::new(rand::random()),
+            registry: Rc::default(),
             connections: Cell::new(0),
             sources: RefCell::default(),
             wall_offset_ns: Cell::new(wall_offset_ns()),
@@ -110,6 +126,35 @@ impl Worker {
     pub fn adopt(&self, snapshot: Arc<Snapshot>) {
         self.turns.clear();
         *self.local.borrow_mut() = Local::new(snapshot);
+    }
+
+    /// Closes what lives by credentials that are no more, each with a reset.
+    pub fn revoke(&self, revoked: &Arc<Revoked>) {
+        let closed = self.registry.revoke(|id| revoked.has(id));
+        self.count_all_ended(REVOKED, closed);
+        let mut known = self.revoked.borrow_mut();
+        if known.len() == REVOKED_MAX {
+            known.pop_front();
+        }
+        known.push_back((clock::monotonic_ns(), Arc::clone(revoked)));
+    }
+
+    /// Whether a credential was taken away after a request began.
+    #[must_use]
+    pub fn revoked_since(&self, began_ns: u64, credential: &str) -> bool {
+        self.revoked.borrow().iter().any(|(at_ns, revoked)| *at_ns >= began_ns && revoked.has(credential))
+    }
+
+    /// Closes the connections that the edge has cut, and those of sources that it drops, each with a reset: whatever the
+    /// kernel lets through no more would linger.
+    pub fn sever(&self, now_ns: u64) {
+        let Some(edge) = &self.edge else { return };
+        let standings = &edge.standings;
+        let closed = self.registry.sever(|entry| {
+            standings.is_cut(entry.peer, entry.local_port, now_ns)
+                || standings.of(entry.peer.ip(), now_ns) == Standing::Dropped
+        });
+        self.count_all_ended(CUT, closed);
     }
 
     /// A fresh request id: SplitMix64 over a random start, two words of it.
@@ -159,6 +204,12 @@ impl Worker {
     /// Counts a connection that ended before its time, by reason.
     pub fn count_ended(&self, reason: &'static str) {
         *self.metrics.borrow_mut().ended.entry(reason).or_insert(0) += 1;
+    }
+
+    fn count_all_ended(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            *self.metrics.borrow_mut().ended.entry(reason).or_insert(0) += count;
+        }
     }
 
     /// Open connections of a source.

@@ -281,6 +281,34 @@ gateway:
         words: &["trusted proxy", "never dropped", "denies everybody", "CIDR"],
     },
     Case {
+        what: "networks and interfaces that are none",
+        text: r#"_format_version: "3.0"
+gateway:
+  trusted_ips: ["2001:db8::/32"]
+  edge:
+    §interfaces: ["eth0/1"]
+    never_drop: [§"10.0.0.0/8/8", §"fe80::/129"]
+    deny:
+    - §2001:db8:7::/48
+    - §10.0.0.256
+    - §"10.0.0.0/-1"
+    - §""
+    - §eth0
+    - §"::/0"
+"#,
+        words: &[
+            "no interface name",
+            "CIDR",
+            "CIDR",
+            "trusted proxy",
+            "CIDR",
+            "CIDR",
+            "CIDR",
+            "CIDR",
+            "denies everybody",
+        ],
+    },
+    Case {
         what: "a folder for pins that is none",
         text: r#"_format_version: "3.0"
 gateway:

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_tests::{Client, Gateway, Request, Visitor, deadline::say, eventually};
+use gateway_tests::{Client, Gateway, Request, Visitor, bar, deadline::say, eventually};
 use nix::sys::signal::Signal;
 
 use super::scene::{Regular, Scene, cause_of};
@@ -158,6 +158,41 @@ fn the_other_consumer_behind_the_same_address_is_served() {
         "it climbs, and not into the kernel: {why:#}"
     );
     assert_eq!(scene.packets(&gateway, "gate") + scene.packets(&gateway, "drop"), 0);
+}
+
+#[test]
+fn fifty_identities_behind_one_address_do_not_pay_for_one_abuser() {
+    let test = "kernel::abuse::fifty_identities_behind_one_address_do_not_pay_for_one_abuser";
+    let Some(scene) = Scene::new(test) else { return };
+    let crowd: String =
+        (0..49).map(|n| format!("- {{ username: c{n}, keyauth_credentials: [{{ key: c{n} }}] }}\n")).collect();
+    let config = scene.config("enforce", "gate_for: 60s").replace("consumers:\n", &format!("consumers:\n{crowd}"));
+    // Everybody may do much, and the greedy one little.
+    let config = config.replace("minute: 5 }", "minute: 1000000 }").replace("consumer: good", "consumer: greedy");
+    let config = config.replace("greedy, config: { minute: 1000000 }", "greedy, config: { minute: 5 }");
+    let gateway = scene.start(&config);
+    let (shared, door) = (scene.address(10), scene.door(&gateway));
+    let mut crowd: Vec<Visitor> =
+        (0..49).map(|n| Visitor::new(door, shared, Request::get("/api").header("apikey", &format!("c{n}")))).collect();
+    let mut greedy = Visitor::new(door, shared, over_its_limit());
+    let (mut good, mut lost, mut refused) = (0, 0, 0);
+    scene.yard.run(|| {
+        for _ in 0..if bar::in_full() { 100 } else { 20 } {
+            for one in &mut crowd {
+                match one.ask() {
+                    Some(reply) if reply.status == 200 => good += 1,
+                    _ => lost += 1,
+                }
+                refused += usize::from(greedy.ask().is_some_and(|reply| reply.status == 429));
+            }
+        }
+    });
+    let share = 100.0 * f64::from(good) / f64::from(good + lost);
+    bar::at_least("R7", "49 good identities beside one abuser behind one address: served", share, 99.0, "%");
+    let in_kernel = scene.packets(&gateway, "gate") + scene.packets(&gateway, "drop");
+    bar::at_most("R7", "the same: packets of that address dropped by a verdict", in_kernel as f64, 0.0, "");
+    let why = scene.why(&gateway, shared);
+    assert!(share >= 99.0 && in_kernel == 0 && refused > 100, "{share}% {in_kernel} {refused} {why:#}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ use gateway_common::{
     packet::{Frame, Packet, parse},
 };
 
+use gateway_tests::bar;
+
 use super::{
     frames::{self, L4, PORT},
     loaded::{Loaded, may_load, now_ns},
@@ -243,6 +245,7 @@ fn the_kernel_and_the_host_judge_every_frame_alike() {
     if !may_load("kernel::differential") {
         return;
     }
+    let mut compared = 0;
     let runs = [(RunMode::Enforce, false), (RunMode::Enforce, true), (RunMode::Shadow, true)];
     for (run, (mode, pressed)) in runs.into_iter().enumerate() {
         let mut loaded = Loaded::new(1_024, PORT);
@@ -250,11 +253,13 @@ fn the_kernel_and_the_host_judge_every_frame_alike() {
         let host = set_up(&mut loaded, mode, pressed);
         let mut dice = Dice(run as u64);
         let mut expected = HashMap::<&str, u64>::new();
-        for n in 0..FRAMES / runs.len() {
+        let frames = if bar::in_full() { FRAMES * 10 } else { FRAMES };
+        for n in 0..frames / runs.len() {
             let frame = frame(&mut dice);
             let outcome = judge(&host, parse(Frame(&frame)), frame.len() as u64).outcome;
             *expected.entry(outcome.name()).or_default() += 1;
             let (drops, _) = loaded.run(&frame, 1);
+            compared += 1;
             assert_eq!(drops, outcome.drops(), "frame {n}, {}: {frame:02x?}", outcome.name());
         }
         let counted: HashMap<&str, u64> =
@@ -265,4 +270,43 @@ fn the_kernel_and_the_host_judge_every_frame_alike() {
         let word = |word: &str| if mode == RunMode::Shadow { format!("shadow_{word}") } else { word.to_owned() };
         assert!(new.iter().all(|one| counted.contains_key(&*word(one))), "{counted:?}");
     }
+    let agreed = format!("{compared} of {compared} frames");
+    bar::holds("R13", "kernel and user-space executor give the same verdict and reason", "100%", agreed, true);
+}
+
+/// Whatever is known against them: verdicts, a cut, the deny list, ceilings of one, pressure.
+#[test]
+fn spared_addresses_are_never_dropped() {
+    if !may_load("kernel::differential::spared_addresses_are_never_dropped") {
+        return;
+    }
+    let mut loaded = Loaded::new(1_024, PORT);
+    let mut host = set_up(&mut loaded, RunMode::Enforce, true);
+    let everywhere = (0, 0);
+    host.deny.push(everywhere);
+    host.settings.packets = Ceiling::new(1, 1);
+    host.settings.connections = Ceiling::new(1, 1);
+    let mut dice = Dice(7);
+    let decisions = if bar::in_full() { 1_000_000 } else { 100_000 };
+    let (mut spared, mut dropped, mut others) = (0, 0, 0);
+    while spared < decisions {
+        let (v4, l4) = (dice.roll(2) == 0, [L4::Syn(PORT), L4::Ack(PORT), L4::Udp(PORT)][dice.roll(3) as usize]);
+        let is_spared = dice.roll(16) > 0;
+        let frame = match (v4, is_spared) {
+            (true, true) => frames::v4([192, 0, 2, 1], l4),
+            (true, false) => frames::v4([192, 0, 2, 4], l4),
+            (false, true) => frames::v6("2001:db8:0:1::1", &[], l4),
+            (false, false) => frames::v6("2001:db8:0:4::1", &[], l4),
+        };
+        let drops = judge(&host, parse(Frame(&frame)), frame.len() as u64).outcome.drops();
+        if is_spared {
+            spared += 1;
+            dropped += usize::from(drops);
+        } else {
+            others += usize::from(drops);
+        }
+    }
+    let words = format!("spared addresses, in {decisions} decisions with everything against them");
+    bar::at_most("R7", &words, dropped as f64, 0.0, " drops");
+    assert!(dropped == 0 && others > 100, "{dropped} {others}");
 }

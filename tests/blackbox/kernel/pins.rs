@@ -5,10 +5,13 @@ use std::{fs, path::Path, time::Duration};
 
 use aya::maps::{Array, Map, MapData};
 use gateway_common::map::PULSE_KILL;
-use gateway_tests::{Gateway, Setup, deadline::holds_within, eventually};
+use gateway_tests::{Gateway, Request, Setup, bar, deadline::holds_within, eventually};
 use serde_json::Value;
 
-use super::stage::{Sender, Stage};
+use super::{
+    scene::Regular,
+    stage::{PORT, Sender, Stage},
+};
 
 /// Longer than a clean stop takes.
 const STOP: Duration = Duration::from_secs(10);
@@ -73,7 +76,9 @@ fn without_a_gap(test: &str, restart: impl FnOnce(&Stage, Gateway) -> Gateway) {
     assert_eq!(edge["mode"]["in_force"], "native", "{edge:#}");
     assert_eq!(stage.came_through(3), 0, "of {} packets", sender.sent());
     assert!(dropped(&edge) >= before + 200, "counters survive: {before}, then {edge:#}");
-    eprintln!("{test}: 0 of {} packets came through", sender.sent());
+    let how = test.rsplit("::").next().unwrap_or(test).trim_end_matches("_lets_no_packet_through").replace('_', " ");
+    let words = format!("{how}: packets of a denied source that came through, of {}", sender.sent());
+    bar::at_most("R12", &words, stage.came_through(3) as f64, 0.0, "");
     drop(sender);
     stop(second);
     assert!(stage.has_xdp(), "kept for the next start");
@@ -108,6 +113,33 @@ fn an_upgrade_beside_the_old_process_lets_no_packet_through() {
         stop(first);
         second
     });
+}
+
+#[test]
+fn an_upgrade_under_load_loses_no_good_request() {
+    let test = "kernel::pins::an_upgrade_under_load_loses_no_good_request";
+    let Some(stage) = Stage::new(test) else { return };
+    let text = stage.config(&keep(&stage, "")).replace("minute: 2", "minute: 1000000");
+    let mut gateway = stage.server.run(|| Setup::new(&text).start());
+    let door = (stage.near.v4, PORT).into();
+    let regulars: Vec<_> =
+        (4..6).map(|host| Regular::start(&stage.client, door, stage.address(host), Request::get("/"))).collect();
+    for turn in 1..=3 {
+        let before: usize = regulars.iter().map(Regular::good).sum();
+        let next = stage.server.run(|| Setup::new(&text).argument("--beside").start());
+        eventually("the older one gives way", || stage.in_force(&gateway) == "userspace");
+        stop(std::mem::replace(&mut gateway, next));
+        let good = || regulars.iter().map(Regular::good).sum::<usize>();
+        eventually(&format!("good requests go on after upgrade {turn}"), || good() > before + 200);
+    }
+    let (mut good, mut lost) = (0, Vec::new());
+    for (more, missed) in regulars.into_iter().map(Regular::end) {
+        good += more;
+        lost.extend(missed);
+    }
+    let words = format!("three upgrades under load: good requests that failed, of {good}");
+    bar::at_most("R12", &words, lost.len() as f64, 0.0, "");
+    assert!(lost.is_empty(), "of {good}: {lost:?}");
 }
 
 #[test]

@@ -131,10 +131,23 @@ impl Scene {
     /// Abuses until no connection is answered any more, and then over older connections until these are silent too.
     #[track_caller]
     pub fn climb(&self, gateway: &Gateway, from: Ipv4Addr, request: &Request) -> Climb {
+        self.climb_with(gateway, from, request, SPARES, SILENCE)
+    }
+
+    /// The same with so many older connections, and so long a silence for a drop.
+    #[track_caller]
+    pub fn climb_with(
+        &self,
+        gateway: &Gateway,
+        from: Ipv4Addr,
+        request: &Request,
+        spares: usize,
+        silence: Duration,
+    ) -> Climb {
         let door = self.door(gateway);
         self.yard.run(|| {
-            let visitor = || Visitor::new(door, from, request.clone()).patience(SILENCE);
-            let mut spares: Vec<Visitor> = std::iter::repeat_with(visitor).take(SPARES).collect();
+            let visitor = || Visitor::new(door, from, request.clone()).patience(silence);
+            let mut spares: Vec<Visitor> = std::iter::repeat_with(visitor).take(spares).collect();
             assert!(spares.iter_mut().all(Visitor::connect), "before the abuse everybody may connect");
             let mut climb = Climb::default();
             let mut abuser = visitor();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::tokens;
 use crate::shell;
 
 /// The work beside forwarding.
@@ -86,37 +87,13 @@ impl Keys {
             &pair,
             std::fs::read(&certificate)?.into_iter().chain(std::fs::read(&certificate_key)?).collect::<Vec<u8>>(),
         )?;
-        openssl(folder, "genrsa -out token.key 2048")?;
-        openssl(folder, "rsa -in token.key -pubout -out token.pub")?;
-        let modulus = openssl(folder, "rsa -in token.key -noout -modulus")?;
-        let modulus = modulus.trim().rsplit('=').next().unwrap_or_default();
-        let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 31_536_000;
-        let head = base64url(br#"{"alg":"RS256","typ":"JWT","kid":"bench"}"#);
-        let claims = base64url(format!(r#"{{"iss":"bench","sub":"bench","exp":{expires}}}"#).as_bytes());
-        std::fs::write(at("signed"), format!("{head}.{claims}"))?;
-        openssl(folder, "dgst -sha256 -sign token.key -out signature signed")?;
-        let token = format!("{head}.{claims}.{}", base64url(&std::fs::read(at("signature"))?));
-        Ok(Self {
-            certificate,
-            certificate_key,
-            pair,
-            public: at("token.pub"),
-            modulus: base64url(&bytes_of(modulus)),
-            token,
-        })
+        let (token, pem) = tokens::rs256("bench", folder)?;
+        let public = at("token.pub");
+        std::fs::write(&public, pem)?;
+        let modulus = openssl(folder, "rsa -pubin -in token.pub -noout -modulus")?;
+        let modulus = tokens::base64url(&bytes_of(modulus.trim().rsplit('=').next().unwrap_or_default()));
+        Ok(Self { certificate, certificate_key, pair, public, modulus, token })
     }
-}
-
-/// An HS256 token of issuer `issuer`, valid until 2100, signed with `secret`, which has no space in it.
-///
-/// # Errors
-/// `openssl` is missing or failed.
-pub fn hs256(folder: &Path, issuer: &str, secret: &str) -> Result<String> {
-    let head = base64url(br#"{"alg":"HS256","typ":"JWT"}"#);
-    let claims = base64url(format!(r#"{{"iss":"{issuer}","exp":4102444800}}"#).as_bytes());
-    std::fs::write(folder.join("signed"), format!("{head}.{claims}"))?;
-    openssl(folder, &format!("dgst -sha256 -hmac {secret} -binary -out signature signed"))?;
-    Ok(format!("{head}.{claims}.{}", base64url(&std::fs::read(folder.join("signature"))?)))
 }
 
 fn openssl(folder: &Path, arguments: &str) -> Result<String> {
@@ -131,25 +108,12 @@ fn bytes_of(hexadecimal: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect()
 }
 
-/// RFC 4648 §5, without padding.
-fn base64url(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let group = |chunk: &[u8]| {
-        let word = (0..3).fold(0_usize, |word, at| word << 8 | usize::from(chunk.get(at).copied().unwrap_or(0)));
-        (0..=chunk.len()).map(|at| char::from(DIGITS[word >> (18 - 6 * at) & 63])).collect::<String>()
-    };
-    bytes.chunks(3).map(group).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64url_is_as_the_rfc_has_it() {
-        let of = |text: &str| base64url(text.as_bytes());
-        assert_eq!([of(""), of("f"), of("fo"), of("foo"), of("foob")], ["", "Zg", "Zm8", "Zm9v", "Zm9vYg"]);
-        assert_eq!(base64url(&[0xfb, 0xff]), "-_8");
+    fn hexadecimal_is_read() {
         assert_eq!(bytes_of("00A1ff"), [0, 0xa1, 0xff]);
     }
 }

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::{build, shell};
+use crate::{bars, build, shell, test};
 
 mod duty;
 mod idle;
@@ -15,6 +15,7 @@ mod race;
 mod report;
 mod scenario;
 mod server;
+mod tokens;
 
 #[derive(clap::Subcommand)]
 pub enum What {
@@ -26,8 +27,8 @@ pub enum What {
     Plugins(plugins::Options),
     /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
     Limits,
-    /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
-    /// floods, in namespaces (root)
+    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `--flood`, `--requests`, `--tax` measure a part
+    /// (root)
     Edge {
         /// Passed on to the measuring program
         #[arg(last = true)]
@@ -49,15 +50,26 @@ pub fn run(what: &What) -> Result<()> {
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);
             shell::run(command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?))
         }
-        What::Edge { rest } => {
-            let mut command = shell::cargo();
-            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
-            if rest.iter().any(|argument| argument == "--flood") {
-                command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?);
-            }
-            shell::run(command.args(rest))
-        }
+        What::Edge { rest } => edge(rest),
     }
+}
+
+/// The measuring program, and of the tests those that measure, against the gateway as it is released.
+fn edge(rest: &[String]) -> Result<()> {
+    let gateway = build::gateway(build::Profile::Release)?;
+    let mut command = shell::cargo();
+    command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
+    let mut tally = test::counted("edge_bench", command.env("GATEWAY_BIN", &gateway).args(rest), false)?;
+    if rest.is_empty() {
+        let mut command = shell::cargo();
+        command.env("GATEWAY_BIN", &gateway).env(test::IN_FULL, "full");
+        command.args(["test", "--locked", "--release", "--package", "gateway-tests", "--test", "blackbox", "--"]);
+        command.args(["--show-output", "--test-threads", "1", "kernel::measured::"]);
+        tally.add(test::counted("measuring tests", &mut command, false)?);
+    }
+    println!("\n{}", bars::table(&tally.bars, "`cargo xtask test edge` shows those"));
+    anyhow::ensure!(tally.failed == 0, "failed: {}", tally.failures.join(", "));
+    Ok(())
 }
 
 /// The middle value; of an even number, the lower of the two.

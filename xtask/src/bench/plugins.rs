@@ -2,22 +2,17 @@
 //! each; the load generator and the upstream share the other core. Rounds are interleaved, and each plugin's is compared
 //! with the bare route's of the same round.
 
-use std::io::Write;
-use std::net::SocketAddr;
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::duty::{self, Keys};
 use super::load::{Clients, Load};
-use super::server::{Place, Server, free, write};
-use super::{median, peers};
+use super::report::Raw;
+use super::server::{Place, Server};
+use super::{median, peers, tokens};
 use crate::{build, setup, shell};
 
 const PROXY_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
-const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -35,8 +30,7 @@ pub struct Options {
 /// A route under measurement.
 struct Case {
     name: &'static str,
-    path: String,
-    token: Option<String>,
+    header: Option<String>,
     /// Whether every request but the first is refused.
     refused: bool,
     /// What it may add, microseconds; of a refusal, what it may cost as a part of a proxied request.
@@ -45,10 +39,8 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &'static str, token: Option<String>, bar: f64) -> Self {
-        // Only key-auth looks at the key.
-        let path = format!("/{name}/x?apikey=some-key");
-        Case { name, path, token, refused: name == "refused", bar, cpu_us: Vec::new() }
+    fn new(name: &'static str, header: Option<String>, bar: f64) -> Self {
+        Case { name, header, refused: name == "refused", bar, cpu_us: Vec::new() }
     }
 }
 
@@ -67,15 +59,14 @@ pub fn run(options: &Options) -> Result<()> {
     shell::run(std::process::Command::new("chmod").arg("755").arg(folder.path()))?;
     let place = |core| Place { folder: folder.path(), core };
     let upstream = peers::upstream(&place(LOAD_CORE))?;
-    let keys = Keys::make(folder.path())?;
-    let hs256 = duty::hs256(folder.path(), "hmac", SECRET)?;
-    let public = std::fs::read_to_string(&keys.public)?;
-    let server = gateway(&place(PROXY_CORE), &binary, upstream.address, &public)?;
+    let (rs256, public) = tokens::rs256("rsa", folder.path())?;
+    let server = peers::gateway_with(&place(PROXY_CORE), &binary, entities(upstream.address, &public))?;
+    let bearer = |token: String| Some(format!("Authorization: Bearer {token}"));
     let mut cases = [
         Case::new("bare", None, f64::INFINITY),
-        Case::new("key-auth", None, 0.5),
-        Case::new("jwt-hs256", Some(hs256), 3.0),
-        Case::new("jwt-rs256", Some(keys.token), 1.0),
+        Case::new("key-auth", Some("apikey: some-key".to_owned()), 0.5),
+        Case::new("jwt-hs256", bearer(tokens::hs256("hmac", "a secret of more than thirty-two bytes")?), 3.0),
+        Case::new("jwt-rs256", bearer(rs256), 1.0),
         Case::new("rate-limiting", None, 0.5),
         Case::new("refused", None, 0.6),
     ];
@@ -89,46 +80,41 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     report(&cases);
-    println!("raw rounds: {}", keep(&cases)?);
+    let mut raw = Raw::create("plugins")?;
+    for case in &cases {
+        raw.line("", json!({"route": case.name, "cpu_us_a_request": case.cpu_us}))?;
+    }
+    println!("raw rounds: {}", raw.name);
     Ok(())
 }
 
-fn gateway(place: &Place<'_>, program: &Path, upstream: SocketAddr, public_pem: &str) -> Result<Server> {
-    let route =
-        |name: &str, plugins: Value| json!({ "name": name, "paths": [format!("/{name}/")], "plugins": plugins });
+fn entities(upstream: std::net::SocketAddr, public_pem: &str) -> Value {
+    let route = |name: &str, plugins: Value| json!({"name": name, "paths": [format!("/{name}/")], "plugins": plugins});
     let limit =
-        |period: &str, most: u32| json!([{ "name": "rate-limiting", "config": { period: most, "limit_by": "ip" } }]);
-    let address = free()?;
-    let config = json!({
-        "_format_version": "3.0",
-        "gateway": { "listen": [address.to_string()], "admin": "127.0.0.1:0", "workers": 1, "access_log": "off" },
-        "services": [{ "name": "up", "url": format!("http://{upstream}/"), "routes": [
+        |period: &str, most: u32| json!([{"name": "rate-limiting", "config": {period: most, "limit_by": "ip"}}]);
+    json!({
+        "services": [{"name": "up", "url": format!("http://{upstream}/"), "routes": [
             route("bare", json!([])),
-            route("key-auth", json!([{ "name": "key-auth" }])),
-            route("jwt-hs256", json!([{ "name": "jwt" }])),
-            route("jwt-rs256", json!([{ "name": "jwt" }])),
+            route("key-auth", json!([{"name": "key-auth"}])),
+            route("jwt-hs256", json!([{"name": "jwt"}])),
+            route("jwt-rs256", json!([{"name": "jwt"}])),
             route("rate-limiting", limit("hour", 1_000_000_000)),
             route("refused", limit("year", 1)),
-        ] }],
+        ]}],
         "consumers": [{
             "username": "ann",
-            "keyauth_credentials": [{ "key": "some-key" }],
+            "keyauth_credentials": [{"key": "some-key"}],
             "jwt_secrets": [
-                { "key": "hmac", "algorithm": "HS256", "secret": SECRET },
-                { "key": "bench", "algorithm": "RS256", "rsa_public_key": public_pem },
+                {"key": "hmac", "algorithm": "HS256", "secret": "a secret of more than thirty-two bytes"},
+                {"key": "rsa", "algorithm": "RS256", "rsa_public_key": public_pem},
             ],
         }],
-    });
-    let folder = place.folder_of("gateway")?;
-    let file = write(&folder, "kong.json", &config.to_string())?;
-    let mut command = place.pinned(program)?;
-    command.arg("run").arg("-c").arg(file);
-    Server::start(address, &mut command, &folder)
+    })
 }
 
 fn measure(server: &Server, case: &Case, seconds: u64) -> Result<f64> {
-    let token = case.token.as_deref();
-    let load = Load { clients: Clients::Kept, tls: false, path: &case.path, token, core: LOAD_CORE };
+    let (path, header) = (format!("/{}/x", case.name), case.header.as_deref());
+    let load = Load { clients: Clients::Kept, tls: false, path: &path, header, core: LOAD_CORE };
     let before = server.cpu_time()?;
     let run = load.run(server.address, seconds)?;
     let spent = server.cpu_time()?.saturating_sub(before);
@@ -156,23 +142,4 @@ fn report(cases: &[Case]) {
         let own = median(case.cpu_us.clone());
         println!("{:<14} {own:>18.2} {compared:>8.2}{unit:<2} {:>7.1}{verdict}", case.name, case.bar);
     }
-}
-
-/// Writes every round as a line of JSON.
-fn keep(cases: &[Case]) -> Result<String> {
-    let date =
-        shell::output(std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"])).unwrap_or_default();
-    let name = format!("bench/results/plugins-{}.jsonl", date.trim().replace([':', '-'], ""));
-    let path = shell::root().join(&name);
-    std::fs::create_dir_all(path.parent().context("a file stands in a folder")?)?;
-    let mut file = std::fs::File::create(path)?;
-    for case in cases {
-        let line = json!({
-            "date": date.trim(),
-            "route": case.name,
-            "cpu_us_a_request": case.cpu_us,
-        });
-        writeln!(file, "{line}")?;
-    }
-    Ok(name)
 }

@@ -33,11 +33,12 @@ pub fn run(stage: &Stage<'_>, scenario: &Scenario, length: Length, load_core: us
     let entries: Vec<&Entry> = scenario.entries.iter().filter(|entry| stage.has(entry.peer)).collect();
     let servers: Vec<Server> =
         entries.iter().map(|entry| stage.start(entry.peer, entry.duty)).collect::<Result<_>>()?;
+    let bearer = format!("Authorization: Bearer {}", stage.keys.token);
     let load = |entry: &Entry| Load {
         clients: scenario.clients,
         tls: entry.duty.tls,
         path: scenario.path,
-        token: matches!(entry.duty.policy, Policy::Jwt | Policy::Everything).then_some(&stage.keys.token),
+        header: matches!(entry.duty.policy, Policy::Jwt | Policy::Everything).then_some(bearer.as_str()),
         core: load_core,
     };
     for (entry, server) in entries.iter().zip(&servers) {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::peers::{Peer, Stage};
+use super::peers::Stage;
 use super::race::{Row, cpu_of};
 use super::scenario::{Bar, Scenario};
 use super::{idle, median};
@@ -108,8 +108,7 @@ impl Raw {
         for row in rows {
             let peer = scenario.entries.iter().find(|entry| entry.label == row.label).map(|entry| entry.peer);
             self.line(
-                stage,
-                peer,
+                peer.map_or("", |peer| stage.version(peer)),
                 json!({
                     "scenario": scenario.name,
                     "proxy": row.label,
@@ -132,13 +131,17 @@ impl Raw {
     /// The file cannot be written.
     pub fn add_idle(&mut self, stage: &Stage<'_>, cost: &idle::Cost) -> Result<()> {
         let fields = json!({"scenario": "S9", "proxy": cost.peer.name(), "connections": cost.connections, "kib_a_connection": cost.kib});
-        self.line(stage, Some(cost.peer), fields)
+        self.line(stage.version(cost.peer), fields)
     }
 
-    fn line(&mut self, stage: &Stage<'_>, peer: Option<Peer>, fields: serde_json::Value) -> Result<()> {
+    /// Adds a line about one `version` of a proxy.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn line(&mut self, version: &str, fields: serde_json::Value) -> Result<()> {
         let mut line = self.machine.clone();
         if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
-            line.insert("version".to_owned(), peer.map_or("", |peer| stage.version(peer)).into());
+            line.insert("version".to_owned(), version.into());
             line.extend(fields);
         }
         Ok(writeln!(self.file, "{line}")?)

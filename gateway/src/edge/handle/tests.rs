@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::edge::{Admission, Mode, Offence, OffenceKind, Standing};
+use crate::edge::{Admission, Good, Mode, Offence, OffenceKind, Standing};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -174,7 +174,8 @@ fn a_neighbour_with_a_credential_keeps_the_door_open() {
     let running = Running::start(enforce());
     let (mut reporter, standings) = (running.edge.reporter(), running.edge.standings());
     for _ in 0..5 {
-        reporter.good(monotonic_ns(), CLIENT, Identity::Credential(2));
+        let good = Good { source: CLIENT, identity: Identity::Credential(2), quota: 0 };
+        reporter.good(monotonic_ns(), &good);
     }
     for _ in 0..20 {
         offend(&mut reporter, CLIENT, Identity::Credential(1), 100);

@@ -50,7 +50,7 @@ impl Rig {
     }
 
     fn good(&mut self, n: u32, identity: Identity, count: u32) -> Option<Decision> {
-        let told = GoodTold { at_ns: self.now, source: source(n), identity, count };
+        let told = GoodTold { at_ns: self.now, source: source(n), identity, quota: 0, count };
         self.ladder.good(self.now, &told)
     }
 

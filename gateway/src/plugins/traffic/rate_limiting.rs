@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use super::quota::by::Who;
+use super::quota::by::{By, Who};
 use super::quota::headers::{Named, Style};
 use crate::document::Fields;
 use crate::identity::Identities;
@@ -78,6 +78,13 @@ impl Plugin for RateLimiting {
                 None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, exchange),
             },
         }
+    }
+
+    /// By the period that grants most.
+    fn quota(&self) -> Option<u64> {
+        let by_caller = matches!(self.0.who.by, By::Consumer | By::Credential);
+        let rates = self.0.limits.iter().map(|limit| limit.requests.div_ceil(limit.period.seconds_min()));
+        rates.max().filter(|_| by_caller)
     }
 }
 

@@ -17,6 +17,8 @@ use gateway_common::{
     map::{HAS_GATE, HAS_NEIGHBOURHOODS, PULSE_PRESSURE, Verdict, name, rung},
 };
 
+use gateway_tests::bar;
+
 use crate::{
     frames::{self, L4, PORT, V4},
     loaded::{Loaded, now_ns},
@@ -27,11 +29,11 @@ const CELLS: u32 = 65_536;
 const VERDICTS: u32 = 1_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// A new source with every packet.
+/// A new source with every packet; the nanoseconds that one took.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn flood_of_sources(sources: u32, pressed: bool) -> Result<()> {
+pub fn flood_of_sources(sources: u32, pressed: bool) -> Result<f64> {
     let mut loaded = Loaded::new(CELLS, PORT);
     loaded.settings.stale_ns = 0;
     loaded.settings.connections = Ceiling::new(100, 100);
@@ -79,8 +81,12 @@ pub fn flood_of_sources(sources: u32, pressed: bool) -> Result<()> {
         nanoseconds(all) / f64::from(sources),
         nanoseconds(first) / f64::from(few)
     );
+    let words = |what: &str| format!("{sources} forged sources, {state}: {what}");
+    bar::at_most("R4", &words("bytes of growth"), grown as f64, 0.0, "");
+    let held = kept == VERDICTS as usize && loaded.is_verified("192.0.2.7");
+    bar::holds("R4", &words("verdicts and verified source kept"), "all", format!("{kept} of {VERDICTS}"), held);
     ensure!(grown == 0 && kept == VERDICTS as usize, "the tables gave way");
-    Ok(())
+    Ok(nanoseconds(all) / f64::from(sources))
 }
 
 /// What the kernel has taken for the maps.
@@ -147,6 +153,10 @@ pub fn exactness() -> Result<()> {
             clean as f64 / allowed as f64,
             (clean + unbilled) as f64 / allowed as f64
         );
+        let share = clean as f64 / allowed as f64;
+        let bar = "0.98 to 1.02, never above burst + rate · t + CPUs";
+        let good = (0.98..=1.02).contains(&share) && clean <= allowed + cpus as u64;
+        bar::holds("R5", &format!("admitted of allowed, {threads} CPU(s)"), bar, format!("{share:.4}"), good);
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use gateway_tests::{
-    Gateway, Setup,
+    Gateway, Setup, bar,
     netns::{End, Lab, Space},
 };
 use nix::{
@@ -32,21 +32,25 @@ use crate::{
 };
 
 /// The gateway's CPU, and everybody else's.
-const OURS: usize = 0;
-const THEIRS: usize = 1;
+pub const OURS: usize = 0;
+pub const THEIRS: usize = 1;
 /// Good traffic alone, before the flood begins and after it.
 const WARM: Duration = Duration::from_secs(2);
 /// Of the flood, before counting begins: pressure is felt within a second.
 const SETTLE: Duration = Duration::from_secs(2);
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Whose address the flood of one source uses.
+const FORGED: Ipv4Addr = Ipv4Addr::new(11, 1, 2, 3);
 
 /// What stands before the gateway.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filter {
     /// Nothing.
     None,
     /// nftables on the interface's ingress: a set of sources with a rate each.
     Meter,
+    /// A counter of requests for each address, in the gateway: it answers 429.
+    Refusal,
     /// The kernel program with ceilings for each source.
     Ceilings,
     /// The same with the gate.
@@ -54,12 +58,13 @@ pub enum Filter {
 }
 
 impl Filter {
-    pub const ALL: [Self; 4] = [Self::None, Self::Meter, Self::Ceilings, Self::Gate];
+    pub const ALL: [Self; 5] = [Self::None, Self::Meter, Self::Refusal, Self::Ceilings, Self::Gate];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "no filter",
             Self::Meter => "nftables meter",
+            Self::Refusal => "user-space 429",
             Self::Ceilings => "ours, no gate",
             Self::Gate => "ours, gate",
         }
@@ -82,6 +87,8 @@ pub struct Row {
     pub queue: f64,
     /// Entries of the tables and their bytes, before the flood and after it.
     pub packets: String,
+    /// Whether the flood's one source, whose address a forger had used, is under no verdict afterwards.
+    pub spared: bool,
 }
 
 /// Whatever a run sets up; it goes when this is dropped.
@@ -162,7 +169,7 @@ impl Scene {
             macs: [mac(&self.net, &self.far.interface)?, mac(&self.gate, &self.near.interface)?],
             to: self.near.v4,
             port,
-            from: (!random).then_some(Ipv4Addr::new(11, 1, 2, 3)),
+            from: (!random).then_some(FORGED),
         };
         let generator = Generator::load(target, per_second)?;
         let over = AtomicBool::new(false);
@@ -201,7 +208,14 @@ impl Scene {
             welcomed: 100.0 * counts.welcomed.load(Relaxed) as f64 / counts.strangers.load(Relaxed).max(1) as f64,
             queue: 100.0 * (cpu_seconds(self.queue)? - cpu) / took,
             packets: self.packets(),
+            spared: self.spares(FORGED),
         })
+    }
+
+    /// Whether nothing is held against an address.
+    fn spares(&self, address: Ipv4Addr) -> bool {
+        let why = || self.gate.run(|| self.gateway.admin_get(&format!("/edge/why?ip={address}"))).json();
+        !self.gateway.has_admin() || why()["verdict"].is_null()
     }
 
     /// The reasons by which most packets left, if the program is ours.
@@ -219,7 +233,7 @@ impl Scene {
     }
 }
 
-fn configuration(filter: Filter, near: &End) -> String {
+pub fn configuration(filter: Filter, near: &End) -> String {
     let gate = if filter == Filter::Gate { "{}" } else { "off" };
     let edge = format!(
         "  edge:\n    interfaces: [{}]\n    gate: {gate}\n    ceilings:\n      connections: {{ per_second: 100 }}\n      \
@@ -227,9 +241,14 @@ fn configuration(filter: Filter, near: &End) -> String {
         near.interface
     );
     let edge = if filter.is_ours() { edge.as_str() } else { "" };
+    // More than the good traffic asks for from one address.
+    let limit = match filter {
+        Filter::Refusal => "    - { name: rate-limiting, config: { second: 5000, limit_by: ip } }\n",
+        _ => "",
+    };
     format!(
         "_format_version: \"3.0\"\ngateway:\n  listen: [\"{}:0\"]\n  admin: \"127.0.0.1:0\"\n{edge}\
-         services:\n- name: answer\n  url: http://127.0.0.1:9\n  routes:\n  - name: all\n    paths: [/]\n    plugins:\n    \
+         services:\n- name: answer\n  url: http://127.0.0.1:9\n  routes:\n  - name: all\n    paths: [/]\n    plugins:\n{limit}    \
          - {{ name: request-termination, config: {{ status_code: 200, message: ok }} }}\n",
         near.v4
     )
@@ -261,7 +280,7 @@ fn tell(command: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn pin(task: Pid, cpu: usize) -> Result<()> {
+pub fn pin(task: Pid, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     Ok(sched_setaffinity(task, &set)?)
@@ -344,6 +363,7 @@ pub fn table(rates: &[u64], filters: &[Filter], seconds: u64) -> Result<()> {
         "{:<15} {:>4} {:>5}  {:<15} {:>8} {:>9} {:>7}  by reason",
         "flood", "Mpps", "sent", "filter", "kept/s", "strang. %", "queue %"
     );
+    let mut ours = Vec::new();
     for random in [false, true] {
         for &rate in rates {
             for &filter in filters {
@@ -351,9 +371,43 @@ pub fn table(rates: &[u64], filters: &[Filter], seconds: u64) -> Result<()> {
                     println!("SKIP nftables meter: the command `nft` (nftables) is missing");
                     continue;
                 }
-                print(random, rate, filter, &run(filter, random, rate, seconds)?);
+                let row = run(filter, random, rate, seconds)?;
+                print(random, rate, filter, &row);
+                if filter == Filter::Gate {
+                    ours.push((random, rate, row));
+                }
             }
         }
     }
+    bars(&ours);
     Ok(())
+}
+
+/// What the bars ask of the gate: flood of random sources or of one, SYNs a second, percent of the kept connections'
+/// requests, percent of the strangers.
+const ASKED: [(bool, u64, f64, Option<f64>); 3] =
+    [(false, 2_000_000, 99.0, Some(99.0)), (true, 1_000_000, 99.0, Some(80.0)), (true, 2_000_000, 80.0, None)];
+
+fn bars(ours: &[(bool, u64, Row)]) {
+    let find = |random, rate| ours.iter().find(|row| (row.0, row.1) == (random, rate)).map(|row| &row.2);
+    for (random, rate, kept, strangers) in ASKED {
+        let Some(row) = find(random, rate) else { continue };
+        let sources = if random { "random sources" } else { "one source" };
+        let words =
+            |what: &str| format!("{sources}, {:.1} M SYN/s asked, {:.1} M came: {what}", rate as f64 / 1e6, row.sent);
+        let share = 100.0 * row.requests / f64::from(load::REQUESTS_PER_SECOND);
+        bar::at_least("R2", &words("requests over kept connections"), share.min(100.0), kept, "%");
+        if let Some(strangers) = strangers {
+            bar::at_least("R2", &words("strangers answered"), row.welcomed, strangers, "%");
+        }
+    }
+    if let (Some(one), Some(random)) = (find(false, 1_000_000), find(true, 1_000_000)) {
+        let loss = 100.0 * (1.0 - random.requests / one.requests.max(1.0));
+        bar::at_most("R4", "goodput lost against a flood of one source, 1 M SYN/s", loss.max(0.0), 20.0, "%");
+    }
+    let forged: Vec<&Row> = ours.iter().filter(|(random, ..)| !random).map(|(.., row)| row).collect();
+    if !forged.is_empty() {
+        let verdicts = forged.iter().filter(|row| !row.spared).count();
+        bar::at_most("R7", "verdicts on an address that floods of millions of SYNs bore", verdicts as f64, 0.0, "");
+    }
 }

@@ -1,7 +1,8 @@
-//! The edge's bars. Without an argument: nanoseconds a packet of the kernel program, exit by exit, beside a program that
-//! only drops (R1: BPF_PROG_TEST_RUN in interleaved rounds, medians), exactness of cells (R5), what a flood of sources
-//! does to the tables (R4; `--sources 10000000` for all of it). With `--flood`: good traffic under floods, in namespaces.
-//! Root only. It must not attach anything to the machine's own interfaces.
+//! The edge's bars that are figures; without an argument all of them. `--cost`: nanoseconds a packet of the kernel program,
+//! exit by exit, beside a program that only drops (R1: BPF_PROG_TEST_RUN in interleaved rounds, medians), exactness of cells
+//! (R5), what a flood of sources does to the tables (R4; `--sources 10000000` for all of it). `--tax`: CPU and system calls a
+//! request (R3). `--flood`: good traffic under floods (R2), in namespaces. Root only. It must not attach anything to the
+//! machine's own interfaces.
 #![allow(clippy::print_stdout)] // The figures are its purpose.
 
 use std::time::Duration;
@@ -24,8 +25,10 @@ mod bars;
 mod flood;
 mod generator;
 mod load;
+mod tax;
 
 use frames::{L4, PORT, V4};
+use gateway_tests::bar;
 use loaded::Loaded;
 
 const ROUNDS: usize = 7;
@@ -33,6 +36,12 @@ const REPEAT: u32 = 1_000_000;
 const CELLS: u32 = 65_536;
 /// Sources that take turns, one packet each, in the rows that say so.
 const SOURCES: u32 = 16_384;
+/// Of those under a verdict.
+const JUDGED: usize = 1_024;
+
+/// Exits that have a bar.
+const VERDICT_DROP: &str = "drop: verdict, everything";
+const FULL_PASS: &str = "pass: all ceilings, packet of a connection";
 
 /// One exit of the program: its name, the program prepared for it, and the frames that take it.
 struct Exit {
@@ -47,14 +56,26 @@ struct Exit {
 fn main() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "loading a program needs root");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--flood") {
-        return floods(&arguments);
-    }
+    let asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = arguments.is_empty();
     if let Some(sources) = value(&arguments, "--sources") {
         // All of R4: ten millions take some minutes.
-        let sources = sources.parse()?;
-        return [false, true].into_iter().try_for_each(|pressed| bars::flood_of_sources(sources, pressed));
+        return tables(sources.parse()?).map(drop);
     }
+    if all || asked("--cost") {
+        cost()?;
+    }
+    if all || asked("--tax") {
+        tax::run()?;
+    }
+    if all || asked("--flood") {
+        floods(&arguments)?;
+    }
+    Ok(())
+}
+
+/// R1, R4, R5.
+fn cost() -> Result<()> {
     let empty = bare::Program::load(bare::DROP)?;
     let mut exits = exits();
     let mut bare = Vec::new();
@@ -72,11 +93,27 @@ fn main() -> Result<()> {
     for exit in &exits {
         let own = median(exit.nanoseconds.clone());
         println!("{:<44} {own:>8.0} {:>10.2}", exit.name, own / bare);
+        for (name, limit) in [(VERDICT_DROP, 4.0), (FULL_PASS, 6.0)] {
+            if exit.name == name {
+                let words = format!("{name}, one source, warm, beside an empty program ({own:.0} / {bare:.0} ns)");
+                bar::at_most("R1", &words, own / bare, limit, "×");
+            }
+        }
     }
-    in_turn(&empty)?;
+    let in_turn = in_turn(&empty)?;
     println!();
     bars::exactness()?;
-    [false, true].into_iter().try_for_each(|pressed| bars::flood_of_sources(1_000_000, pressed))
+    let random = tables(1_000_000)?;
+    let words = format!("1,000,000 random sources beside {SOURCES} in turn ({random:.0} / {in_turn:.0} ns)");
+    bar::at_most("R1", &words, random / in_turn, 3.0, "×");
+    Ok(())
+}
+
+/// A flood of so many sources, without pressure and with it; nanoseconds a packet without.
+fn tables(sources: u32) -> Result<f64> {
+    let calm = bars::flood_of_sources(sources, false)?;
+    bars::flood_of_sources(sources, true)?;
+    Ok(calm)
 }
 
 fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
@@ -122,9 +159,9 @@ fn exits() -> Vec<Exit> {
         exit("pass: another port", "other_port", frames::v4(V4, L4::Ack(PORT + 1)), plain),
         exit("pass: never-drop list", "never_drop", ack.clone(), |l| l.list(name::NEVER_DROP, "192.0.2.7", 128)),
         exit("pass: no ceiling", "clean", ack.clone(), plain),
-        exit("pass: all ceilings, packet of a connection", "clean", ack.clone(), limited),
+        exit(FULL_PASS, "clean", ack.clone(), limited),
         exit("pass: all ceilings, new connection", "clean", syn.clone(), limited),
-        exit("drop: verdict, everything", "drop", ack.clone(), |l| l.judge("192.0.2.7", verdict(rung::DROPPED))),
+        exit(VERDICT_DROP, "drop", ack.clone(), |l| l.judge("192.0.2.7", verdict(rung::DROPPED))),
         exit("drop: verdict, new connection (1 in 64 passes)", "gate", syn.clone(), |l| {
             l.judge("192.0.2.7", verdict(rung::GATED))
         }),
@@ -177,8 +214,9 @@ fn measure(exit: &mut Exit) -> Result<f64> {
     Ok(nanoseconds(duration))
 }
 
-/// Many sources in turn, one packet a run: the caches are cold, and the timer's own cost is in both figures.
-fn in_turn(empty: &bare::Program) -> Result<()> {
+/// Many sources in turn, one packet a run: the caches are cold, and the timer's own cost is in both figures. Nanoseconds of
+/// a packet that passes.
+fn in_turn(empty: &bare::Program) -> Result<f64> {
     let mut full = Loaded::new(CELLS, PORT);
     full.settings.stale_ns = 0;
     full.settings.packets = Ceiling::new(1_000_000, 1_000_000);
@@ -186,7 +224,14 @@ fn in_turn(empty: &bare::Program) -> Result<()> {
     full.apply();
     let sources: Vec<Vec<u8>> =
         (0..SOURCES).map(|number| frames::v4([10, 1, (number >> 8) as u8, number as u8], L4::Ack(PORT))).collect();
-    let (mut bare, mut passed) = (Vec::new(), Vec::new());
+    // As many verdicts as the measuring map holds.
+    let judged = &sources[..JUDGED];
+    let mut judging = Loaded::new(CELLS, PORT);
+    judging.settings.stale_ns = 0;
+    for number in 0..JUDGED {
+        judging.judge(&format!("10.1.{}.{}", number >> 8, number & 255), verdict(rung::DROPPED));
+    }
+    let (mut bare, mut passed, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (mut of_empty, mut of_full) = (0.0, 0.0);
         for frame in &sources {
@@ -195,12 +240,20 @@ fn in_turn(empty: &bare::Program) -> Result<()> {
         }
         bare.push(of_empty / f64::from(SOURCES));
         passed.push(of_full / f64::from(SOURCES));
+        let of_judged: f64 = judged.iter().map(|frame| nanoseconds(judging.run(frame, 1).1)).sum();
+        dropped.push(of_judged / JUDGED as f64);
     }
-    let (bare, passed) = (median(bare), median(passed));
+    ensure!(judging.packets("drop") == (ROUNDS * JUDGED) as u64, "not all were dropped");
+    let (bare, passed, dropped) = (median(bare), median(passed), median(dropped));
     println!("\n{SOURCES} sources in turn, one packet a run (cold caches, the timer's cost included)");
     println!("{:<44} {bare:>8.0} {:>10.2}", "empty program: XDP_DROP", 1.0);
     println!("{:<44} {passed:>8.0} {:>10.2}", "pass: ceilings of packets and bytes", passed / bare);
-    Ok(())
+    println!("{:<44} {dropped:>8.0} {:>10.2}", "drop: verdict", dropped / bare);
+    let words =
+        |what: &str, own: f64| format!("{what} in turn, cold, beside an empty program ({own:.0} / {bare:.0} ns)");
+    bar::at_most("R1", &words(&format!("drop by a verdict, {JUDGED} sources"), dropped), dropped / bare, 4.0, "×");
+    bar::at_most("R1", &words(&format!("pass with ceilings, {SOURCES} sources"), passed), passed / bare, 6.0, "×");
+    Ok(passed)
 }
 
 fn nanoseconds(duration: Duration) -> f64 {

@@ -38,7 +38,8 @@ pub struct Load<'a> {
     pub clients: Clients,
     pub tls: bool,
     pub path: &'a str,
-    pub token: Option<&'a str>,
+    /// One more header, `Name: value`.
+    pub header: Option<&'a str>,
     /// The core that the load generator runs on.
     pub core: usize,
 }
@@ -64,7 +65,7 @@ impl Load<'_> {
 
     fn headers(&self) -> Vec<String> {
         let close = (self.clients == Clients::New).then(|| "Connection: close".to_owned());
-        close.into_iter().chain(self.token.map(|token| format!("Authorization: Bearer {token}"))).collect()
+        close.into_iter().chain(self.header.map(str::to_owned)).collect()
     }
 }
 

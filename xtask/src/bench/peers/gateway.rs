@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{LIMIT_NEVER, Stage};
 use crate::bench::duty::{Duty, Policy};
-use crate::bench::server::{Server, free, write};
+use crate::bench::server::{Place, Server, free, write};
 
 pub fn start(stage: &Stage<'_>, program: &Path, duty: Duty) -> Result<Server> {
     let address = free()?;
@@ -62,4 +62,22 @@ fn plugins(policy: Policy) -> Value {
             {"name": "prometheus", "config": {"status_code_metrics": true, "latency_metrics": true}},
         ]),
     }
+}
+
+/// The gateway with entities of the caller's, one worker.
+///
+/// # Errors
+/// It did not start.
+pub fn with(place: &Place<'_>, program: &Path, entities: Value) -> Result<Server> {
+    let address = free()?;
+    let folder = place.folder_of(&format!("gateway-{}", address.port()))?;
+    let mut config = json!({
+        "_format_version": "3.0",
+        "gateway": {"listen": [address.to_string()], "admin": "127.0.0.1:0", "workers": 1, "access_log": "off"},
+    });
+    if let (Some(config), Value::Object(entities)) = (config.as_object_mut(), entities) {
+        config.extend(entities);
+    }
+    let file = write(&folder, "kong.json", &config.to_string())?;
+    Server::start(address, place.pinned(program)?.arg("run").arg("-c").arg(file), &folder)
 }

@@ -17,6 +17,7 @@ mod haproxy;
 mod nginx;
 mod pingora;
 
+pub use gateway::with as gateway_with;
 pub use nginx::upstream;
 
 /// Connections that are kept to the upstream.
