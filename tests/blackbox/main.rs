@@ -7,6 +7,7 @@
 mod access_log;
 mod admin;
 mod admin_entities;
+mod admin_health;
 mod command_line;
 mod config_errors;
 mod connections;
@@ -24,6 +25,7 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod grpc;
 mod limits_lease;
 mod limits_redis;
 mod malformed;

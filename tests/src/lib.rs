@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod echo;
 pub mod fleet;
 pub mod gateway;
+pub mod grpc;
 pub mod h2;
 pub mod h2frames;
 pub mod json;

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::exchange::is_identity;
+use super::reply::Refusal;
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,19 @@ pub enum BodyError {
     Client(#[from] hyper::Error),
 }
 
+impl BodyError {
+    /// What the client is told.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            BodyError::TooLarge => Refusal::BodyTooLarge,
+            BodyError::Slow => Refusal::RequestTimeout,
+            BodyError::NoRoom => Refusal::Overloaded,
+            BodyError::Client(_) => Refusal::BadRequest,
+        }
+    }
+}
+
 /// Who has to move next so that a streamed body goes on; whoever is late is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -48,6 +62,7 @@ pub enum Turn {
 pub struct Pace {
     idle: Duration,
     due: Instant,
+    endless: bool,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -55,10 +70,13 @@ impl Pace {
     /// `idle` between two pieces, `whole` until the last one.
     #[must_use]
     pub fn new(idle: Duration, whole: Duration) -> Self {
-        Pace { idle, due: Instant::now() + whole, waiting: None }
+        Pace { idle, due: Instant::now() + whole, endless: false, waiting: None }
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.endless {
+            return Poll::Pending;
+        }
         let (idle, due) = (self.idle, self.due);
         let rings = || Box::pin(tokio::time::sleep_until(due.min(Instant::now() + idle)));
         self.waiting.get_or_insert_with(rings).as_mut().poll(cx)
@@ -109,6 +127,13 @@ impl RequestBody {
     pub fn limit(&mut self, bytes: u64) {
         if let Self::Stream { left, .. } = self {
             *left = Some(left.map_or(bytes, |l| l.min(bytes)));
+        }
+    }
+
+    /// Lets a streamed body take all the time it wants: somebody else keeps it.
+    pub fn unhurried(&mut self) {
+        if let Self::Stream { pace, .. } = self {
+            pace.endless = true;
         }
     }
 

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::answer::{AnswerBody, Source};
-use super::body::{BodyError, Pace, RequestBody};
+use super::body::{Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
@@ -220,7 +220,7 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         return Err(reply);
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
-        ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
+        ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path, route.joint);
     }
     Ok(if route.strip_path { matched } else { 0 })
 }
@@ -296,10 +296,7 @@ async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Repl
             flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
             Ok(())
         }
-        Err(BodyError::TooLarge) => Err(refuse(Refusal::BodyTooLarge)),
-        Err(BodyError::Client(_)) => Err(refuse(Refusal::BadRequest)),
-        Err(BodyError::NoRoom) => Err(refuse(Refusal::Overloaded)),
-        Err(BodyError::Slow) => Err(refuse(Refusal::RequestTimeout)),
+        Err(error) => Err(refuse(error.refusal())),
     }
 }
 
