@@ -143,7 +143,7 @@ pub struct Exchange {
     /// The TCP peer's address as text; one a connection.
     pub peer_text: Rc<str>,
     /// The client's address as text, when it is not the peer's.
-    pub client_text: Option<String>,
+    pub client_text: Option<Box<str>>,
     /// The port that the client connected to, as text; one a connection.
     pub port_text: Rc<str>,
     /// The request's name.
@@ -163,7 +163,7 @@ pub struct Exchange {
     /// Headers to put on whatever answer is sent, the gateway's own included.
     pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
     /// The id that correlation-id chose, for the log.
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<Box<str>>,
     /// What response-ratelimiting found left of each of its limits.
     pub response_quota: Option<Box<[u64]>>,
     /// Whether a half-open circuit let this request through as one of its probes.

@@ -38,7 +38,7 @@ pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
         }
     }
     exchange.client.ip = ip;
-    exchange.client_text = Some(ip.to_string());
+    exchange.client_text = Some(ip.to_string().into());
 }
 
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.

@@ -65,7 +65,7 @@ impl CorrelationId {
                 id
             }
         };
-        exchange.correlation_id = Some(id);
+        exchange.correlation_id = Some(id.into());
     }
 
     fn generate(&self, exchange: &Exchange) -> String {
@@ -115,7 +115,7 @@ mod tests {
         let mut ex = Exchange::for_test("GET", "/", headers);
         pass(plugin, &mut ex);
         let value = ex.request.headers[name].to_str().expect("text").to_owned();
-        assert_eq!(ex.correlation_id.as_ref(), Some(&value));
+        assert_eq!(ex.correlation_id.as_deref(), Some(&*value));
         value
     }
 
