@@ -35,7 +35,7 @@ fn minute() -> bool {
 /// A limit a second, half of what comes.
 fn seconds() -> bool {
     let (redis, limit) = (Redis::start(), 800);
-    let fleet = gateways(&redis, &format!("second: {limit}, lease: {{}}"), NODES);
+    let fleet = gateways(&redis, &format!("second: {limit}, lease: {{ from: 100 }}"), NODES);
     let tallies = load(&fleet, &SKEW, SECONDS, || {});
     let (first, last) = ends(&tallies);
     let granted: u64 = tallies.iter().map(|tally| tally.granted_in(first + 1..last)).sum();
@@ -47,7 +47,7 @@ fn seconds() -> bool {
 /// The same with Redis killed after a third and started again, empty, after two.
 fn outage() -> bool {
     let (mut redis, limit) = (Redis::start(), 800);
-    let fleet = gateways(&redis, &format!("second: {limit}, lease: {{}}"), NODES);
+    let fleet = gateways(&redis, &format!("second: {limit}, lease: {{ from: 100 }}"), NODES);
     let third = Duration::from_secs(SECONDS / 3);
     let mut marks = Vec::new();
     let tallies = load(&fleet, &SKEW, SECONDS, || {
