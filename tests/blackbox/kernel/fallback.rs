@@ -45,7 +45,8 @@ fn jumbo_frames_are_judged_natively() {
         let socket = UdpSocket::bind((stage.address(host), 0)).expect("the address is the namespace's");
         socket.send_to(&[7; 8_900], (stage.near.v4, PORT)).expect("one frame")
     };
-    stage.client.run(|| (0..10).for_each(|_| drop((send(3), send(4)))));
+    let sent: usize = stage.client.run(|| (0..10).map(|_| send(3) + send(4)).sum());
+    assert_eq!(sent, 20 * 8_900);
     eventually("frames of others arrive", || stage.came_through(4) == 10);
     assert_eq!(stage.came_through(3), 0);
     let deny = stage.edge(&gateway)["packets"]["deny"].clone();

@@ -13,7 +13,7 @@ mod wrk;
 pub enum What {
     /// CPU a request, throughput and latency beside nginx and haproxy
     Proxy(proxy::Options),
-    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `--flood`, `--requests`, `--tax` measure a part
+    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `-- --tax`, `-- --flood` measure a part
     /// (root)
     Edge {
         /// Passed on to the measuring program
