@@ -121,6 +121,7 @@ pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
     let (writer, log) = LogWriter::start().context("cannot start the log writer")?;
     let shared = Shared {
         windows: crate::limits::Windows::default(),
+        fleet: Arc::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,
@@ -222,8 +223,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
                 look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
             }
             _ = tick.tick() => {
-                app.shared.windows.sweep(clock::unix_ns() / 1_000_000_000);
-                app.shared.members.sweep();
+                app.shared.sweep(clock::unix_ns() / 1_000_000_000);
                 let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
                 if let Some(entities) = app.running.current().forget_entities(since_ns) {
                     // Nobody waits for it.
@@ -440,6 +440,7 @@ impl Control for App {
         let _ = writeln!(out, "gateway_memory_pressure {}", self.shared.pressure.level() as u8);
         metrics::head(&mut out, "gateway_limit_counters", "gauge", "Live rate-limit counters.");
         let _ = writeln!(out, "gateway_limit_counters {}", self.shared.windows.len());
+        self.shared.fleet.render(&mut out);
         if snapshot.routes.iter().any(|r| r.chain.metrics.is_some_and(|m| m.upstream_health)) {
             metrics::head(&mut out, "kong_upstream_target_health", "gauge", "Health of the targets of upstreams.");
             for group in snapshot.groups.iter() {

@@ -7,6 +7,7 @@
 mod access_log;
 mod admin;
 mod admin_entities;
+mod admin_health;
 mod command_line;
 mod config_errors;
 mod connections;
@@ -24,6 +25,9 @@ mod bodies;
 mod expressions;
 mod failures;
 mod forwarding;
+mod grpc;
+mod limits_lease;
+mod limits_redis;
 mod malformed;
 mod malformed_h2;
 mod presentation;
@@ -50,6 +54,7 @@ mod regressions;
 mod request_size_limiting;
 mod request_termination;
 mod request_transformer;
+mod response_ratelimiting;
 mod response_transformer;
 
 // The kernel programs.

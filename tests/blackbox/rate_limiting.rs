@@ -1,7 +1,10 @@
 //! rate-limiting, policy local: exact counts within a calendar window, Kong's headers, one budget
 //! for each identity and for all workers together.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use gateway_tests::deadline::unix_seconds;
 use gateway_tests::{Gateway, Reply, Request, Upstream, fresh_minute, skip};
@@ -172,4 +175,82 @@ fn counters_survive_a_reload() {
     gateway.reload(&text, || gateway.get("/hidden").status == 404);
     gateway.get("/minute").expect(200);
     gateway.get("/minute").expect(429);
+}
+
+#[test]
+fn every_window_grants_its_limit_across_workers_and_reloads() {
+    const LIMIT: u64 = 40;
+    let upstream = Upstream::echo();
+    let text = format!("{}\ngateway:\n  workers: 2\n", upstream.fill(CONFIG))
+        .replace("config: { minute: 100 }", &format!("config: {{ second: {LIMIT} }}"));
+    let gateway = Gateway::start(&text);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = gateway.connect();
+                while !done.load(Ordering::Relaxed) {
+                    client.get("/many");
+                }
+            });
+        }
+        for at in 0..20 {
+            let (old, new) = (format!("/hidden{at}"), format!("/hidden{}", at + 1));
+            gateway.reload(&text.replace("paths: [/hidden]", &format!("paths: [{new}]")), || {
+                gateway.get(&new).status != 404 && gateway.get(&old).status == 404
+            });
+            // Several of them in each window.
+            thread::sleep(Duration::from_millis(250));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    // The log's time is the one that is counted by.
+    let mut windows: BTreeMap<u64, [u64; 2]> = BTreeMap::new();
+    for record in gateway.access_log().iter().filter(|record| record["uri"] == "/many") {
+        let counts = windows.entry(record["time_ms"].as_u64().unwrap() / 1000).or_default();
+        counts[usize::from(record["status"] != 200)] += 1;
+    }
+    let whole: Vec<[u64; 2]> = windows.into_values().collect();
+    let whole = &whole[1..whole.len() - 1];
+    assert!(whole.len() >= 4, "{whole:?}");
+    let granted: u64 = whole.iter().map(|[granted, _]| granted).sum();
+    assert!(whole.iter().all(|[_, refused]| *refused > 0), "every window was asked for more: {whole:?}");
+    // A request that meets the next window already begun counts there, though it came before.
+    assert!(whole.iter().all(|[granted, _]| granted.abs_diff(LIMIT) <= 2), "{whole:?}");
+    assert!(granted.abs_diff(LIMIT * whole.len() as u64) <= 2, "{granted} in {} windows: {whole:?}", whole.len());
+}
+
+#[test]
+fn an_ipv6_prefix_makes_neighbours_one_client() {
+    let upstream = Upstream::echo();
+    let text = upstream.fill(CONFIG).replace("config: { minute: 3 }", "config: { minute: 3, ipv6_prefix: 64 }");
+    let gateway = Gateway::start(&format!("{text}\ngateway:\n  trusted_ips: [127.0.0.1]\n"));
+    fresh_minute(15);
+    let from = |target: &str, ip: &str| gateway.send(&Request::get(target).header("X-Real-IP", ip)).status;
+    let statuses: Vec<u16> = (1..=4).map(|host| from("/minute", &format!("2001:db8::{host}"))).collect();
+    assert_eq!(statuses, [200, 200, 200, 429]);
+    assert_eq!(from("/minute", "2001:db8:0:1::1"), 200, "another network");
+    // Without the key whole addresses count, as with Kong.
+    assert_eq!(
+        [from("/two", "2001:db8::1"), from("/two", "2001:db8::1"), from("/two", "2001:db8::1")],
+        [200, 200, 429]
+    );
+    assert_eq!(from("/two", "2001:db8::2"), 200);
+}
+
+#[test]
+fn the_drafts_fields_are_told_when_asked_for() {
+    let upstream = Upstream::echo();
+    let text = upstream
+        .fill(CONFIG)
+        .replace("config: { minute: 2, hour: 5 }", "config: { minute: 2, hour: 5, ietf_headers: true }");
+    let gateway = Gateway::start(&text);
+    fresh_minute(15);
+    let reply = gateway.get("/two").expect(200);
+    assert_eq!(reply.header("ratelimit-policy"), Some("\"minute\";q=2;w=60, \"hour\";q=5;w=3600"));
+    let state = reply.header("ratelimit").unwrap();
+    assert!(state.starts_with("\"minute\";r=1;t=") && state.contains(", \"hour\";r=4;t="), "{state}");
+    assert!(reply.header("ratelimit-limit").is_none() && reply.header("x-ratelimit-limit-minute").is_none());
+    gateway.get("/two").expect(200);
+    assert!(gateway.get("/two").expect(429).number("retry-after") <= 60);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use gateway_tests::gateway::command;
-use gateway_tests::{Gateway, Setup, Upstream, fresh_minute};
+use gateway_tests::{Gateway, Redis, Setup, Upstream, fresh_minute};
 
 /// Every request to the proxy is routed, sixty a minute.
 const QUICK_START: &str = r#"_format_version: "3.0"
@@ -68,7 +68,7 @@ fn the_containers_environment_runs_the_quick_start() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_named_and_the_rest_runs_on_demand() {
+fn the_older_spelling_of_redis_runs_as_it_is() {
     let upstream = Upstream::echo();
     let text = upstream.fill(MICROSERVICES);
     let folder = tempfile::tempdir().unwrap();
@@ -76,15 +76,24 @@ fn what_is_not_built_yet_is_named_and_the_rest_runs_on_demand() {
     fs::write(&file, &text).unwrap();
     let name = file.to_str().unwrap();
     let exit = command(&["check", name]);
-    assert_eq!(exit.code, Some(2), "{}", exit.stderr);
+    assert_eq!(exit.code, Some(0), "{}", exit.stderr);
     let line = exit.stderr.lines().find(|line| line.contains("redis")).unwrap_or_default();
-    assert!(line.starts_with(&format!("{name}:16:7: ")), "{}", exit.stderr);
-    assert!(line.contains("not yet supported"), "{line}");
-    assert_eq!(command(&["check", name, "--allow-unsupported"]).code, Some(0));
+    assert!(line.starts_with(&format!("{name}:17:7: warning: `redis_host` is deprecated")), "{}", exit.stderr);
 
-    let gateway = Setup::new(&text).argument("--allow-unsupported").start();
+    let gateway = Gateway::start(&text);
     let reply = gateway.get("/api/users/1").expect_compact(401, r#"{"message":"Unauthorized"}"#);
     assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
     gateway.get("/api/nothing").expect(404);
     assert_eq!(upstream.count(), 0);
+
+    // With a server at hand, and without tokens.
+    let redis = Redis::start();
+    let text = text.replace("redis_host: redis", &format!("redis_host: 127.0.0.1\n      redis_port: {}", redis.port()));
+    let text = text.replace(
+        "  - name: jwt\n    config:\n      claims_to_verify: [\"exp\"]\n      header_names: [\"Authorization\"]\n",
+        "",
+    );
+    let gateway = Gateway::start(&text);
+    assert_eq!(gateway.get("/api/orders").expect(200).number("x-ratelimit-remaining-minute"), 99);
+    assert_eq!(redis.say(&["DBSIZE"]), ["1"]);
 }

@@ -32,6 +32,8 @@ const BENCH: &[Need] = &[
     Need { program: "nginx", packages: &["nginx-light"], purpose: "a peer, and the upstream of every round" },
     Need { program: "haproxy", packages: &["haproxy"], purpose: "a peer" },
     Need { program: "wrk", packages: &["wrk"], purpose: "the load generator" },
+    Need { program: "h2load", packages: &["nghttp2-client"], purpose: "the load generator for HTTP/2" },
+    Need { program: "openssl", packages: &["openssl"], purpose: "makes the certificate and the token" },
     Need { program: "taskset", packages: &["util-linux"], purpose: "pins each process to a core" },
 ];
 

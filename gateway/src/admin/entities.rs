@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
+use super::health::{self, Addresses};
 use super::page::Page;
 use super::{json_of, message};
 use crate::clock;
@@ -38,15 +39,21 @@ const PARENTS: &[(&str, &str)] = &[
     ("set", "key_sets"),
 ];
 
+/// A request for entities.
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path.
+    pub path: &'a str,
+    /// Its query.
+    pub query: &'a str,
+    /// The addresses that an answer about health needs.
+    pub addresses: &'a Addresses,
+}
+
 /// Answers a request for entities.
-pub fn answer(
-    snapshot: &Snapshot,
-    method: &Method,
-    path: &str,
-    query: &str,
-    node: &str,
-    loaded_unix_s: u64,
-) -> http::Response<Full<Bytes>> {
+pub fn answer(snapshot: &Snapshot, asked: &Asked<'_>, node: &str, loaded_unix_s: u64) -> http::Response<Full<Bytes>> {
+    let Asked { method, path, query, addresses } = *asked;
     let parts: Vec<String> = path
         .split('/')
         .filter(|part| !part.is_empty())
@@ -54,11 +61,18 @@ pub fn answer(
         .collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let known = parts.first().is_some_and(|first| kind(first).is_some());
+    let target_of = |id: &str| {
+        let entities = snapshot.entities(clock::monotonic_ns());
+        entities.find("targets", id).and_then(|target| target["target"].as_str().map(str::to_owned))
+    };
+    if let Some(answer) = health::put(snapshot, method, &parts, target_of) {
+        return answer;
+    }
     if *method != Method::GET && *method != Method::HEAD {
         return if known { unwritable(parts[0]) } else { message(StatusCode::NOT_FOUND, "Not found") };
     }
     let entities = snapshot.entities(clock::monotonic_ns());
-    let view = View { entities: &entities, path, query, node, loaded_unix_s };
+    let view = View { snapshot, addresses, entities: &entities, path, query, node, loaded_unix_s };
     match view.read(&parts) {
         Ok(Some(value)) => json_of(StatusCode::OK, &value),
         Ok(None) => message(StatusCode::NOT_FOUND, "Not found"),
@@ -84,6 +98,8 @@ fn kind(list: &str) -> Option<&'static str> {
 }
 
 struct View<'a> {
+    snapshot: &'a Snapshot,
+    addresses: &'a Addresses,
     entities: &'a Entities,
     path: &'a str,
     query: &'a str,
@@ -179,18 +195,23 @@ impl View<'_> {
         found
     }
 
-    /// Targets with their health; without health checks they are in use whatever happens.
+    /// Targets with their health, or with `balancer_health=1` that of the whole upstream.
     fn health(&self, name: &str) -> Answer {
         let Some(upstream) = self.entities.find("upstreams", name) else { return Ok(None) };
+        let Some(group) = upstream["id"].as_str().and_then(|id| health::group(self.snapshot, id)) else {
+            return Ok(None);
+        };
+        let mut query = form_urlencoded::parse(self.query.as_bytes());
+        if query.any(|(key, value)| key == "balancer_health" && value == "1") {
+            let data = json!({ "id": upstream["id"], "health": group.health() });
+            return Ok(Some(json!({ "data": data, "next": null, "node_id": self.node })));
+        }
         let targets = self.entities.list("targets").iter().filter(|t| t["upstream"]["id"] == upstream["id"]);
-        let targets: Vec<Value> = targets
-            .map(|target| {
-                let mut target = self.dated(target);
-                target["health"] = "HEALTHCHECKS_OFF".into();
-                target
-            })
-            .collect();
-        let mut page = Page::of(self.query)?.cut(targets.iter(), self.path);
+        let mut page = Page::of(self.query)?.cut(targets, self.path);
+        for target in page["data"].as_array_mut().into_iter().flatten() {
+            *target = self.dated(target);
+            health::tell(target, group, self.addresses);
+        }
         page["node_id"] = self.node.into();
         Ok(Some(page))
     }

@@ -3,6 +3,7 @@
 
 mod entities;
 mod guard;
+mod health;
 mod page;
 mod root;
 
@@ -105,9 +106,12 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
             let query = request.uri().query().unwrap_or_default().to_owned();
             let (snapshot, node) = (control.running().current(), control.node().to_owned());
             let loaded = control.running().loaded_unix_s();
+            let addresses = health::addresses(&snapshot, &path).await;
             // The first question reads the configuration again: not on the thread that answers everybody.
-            let answer =
-                tokio::task::spawn_blocking(move || entities::answer(&snapshot, &method, &path, &query, &node, loaded));
+            let answer = tokio::task::spawn_blocking(move || {
+                let asked = entities::Asked { method: &method, path: &path, query: &query, addresses: &addresses };
+                entities::answer(&snapshot, &asked, &node, loaded)
+            });
             answer.await.unwrap_or_else(|_| message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"))
         }
     }

@@ -35,6 +35,7 @@ pub fn root(running: &Running, node: &str) -> Value {
             "declarative_config": running.paths().first(),
             "router_flavor": match snapshot.settings.router_flavor {
                 crate::config::settings::Flavor::Fields => "traditional_compatible",
+                crate::config::settings::Flavor::Traditional => "traditional",
                 crate::config::settings::Flavor::Expressions => "expressions",
             },
             "proxy_listen": snapshot.settings.listen.iter().map(|l| l.address.to_string()).collect::<Vec<_>>(),

@@ -208,7 +208,7 @@ fn scope(snapshot: &Snapshot, info: &PluginInfo) -> String {
 
 fn upstream(out: &mut String, route: &Route, service: &Service, found: &Found, asked: &Asked) {
     let matched = found.matched.max(1);
-    let path = path::upstream_path(&service.path, &asked.normal.path, matched, route.strip_path);
+    let path = path::upstream_path(&service.path, &asked.normal.path, matched, route.strip_path, route.joint);
     let query = asked.normal.query.as_ref().map(|q| format!("?{q}")).unwrap_or_default();
     let scheme = if service.tls { "https" } else { "http" };
     let _ = writeln!(out, "\nupstream, before plugins change it:");

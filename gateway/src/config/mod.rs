@@ -12,6 +12,7 @@ mod flatten;
 mod ids;
 mod keys;
 pub mod marks;
+mod parts;
 mod plugins;
 pub mod prepare;
 mod routes;

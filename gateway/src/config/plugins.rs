@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::compile::{Names, duplicate, reference};
+use super::compile::{duplicate, reference};
+use super::parts::Names;
 use super::snapshot::{Chain, Instance, PluginInfo, Protocols, Slot};
 use super::{ids, routes};
 use crate::document::{Fields, Node, Place, Report, Value};

@@ -10,6 +10,7 @@ use super::settings::Flavor;
 use super::snapshot::{Chain, Protocols, Route};
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
+use crate::router::path::Joint;
 use crate::router::pattern::{HeaderPattern, HostPattern, Methods, path_regex};
 use crate::router::{Expression, Matchers, Rule, path};
 
@@ -68,13 +69,15 @@ pub fn read<'a>(
         );
     }
     let strip_path = f.boolean("strip_path");
-    let grpc = protocols.has(Protocols::GRPC) || protocols.has(Protocols::GRPCS);
+    let grpc = protocols.has(Protocols::ALL_GRPC);
     if grpc && strip_path == Some(true) {
         report.mismatch(f.place_of("strip_path"), "`strip_path` of a route for gRPC", "false");
     }
     let strip_path = strip_path.unwrap_or(!grpc);
     let preserve_host = f.boolean("preserve_host").unwrap_or(false);
-    f.choice("path_handling", &[("v0", ()), ("v1", ())]);
+    let given_joint = f.choice("path_handling", &[("v0", Joint::Segments), ("v1", Joint::Text)]).unwrap_or_default();
+    // The other flavours of the router read the field and do as `v0` says (Kong).
+    let joint = if flavor == Flavor::Traditional { given_joint } else { Joint::default() };
     f.boolean("request_buffering");
     f.boolean("response_buffering");
     for key in ["sources", "destinations", "filter_chains"] {
@@ -105,7 +108,7 @@ pub fn read<'a>(
         "id": uuid.to_string(), "name": (!name.is_empty()).then_some(&name), "protocols": protocol_names(protocols),
         "methods": json_of("methods"), "hosts": json_of("hosts"), "paths": json_of("paths"), "headers": json_of("headers"),
         "snis": json_of("snis"), "strip_path": strip_path, "preserve_host": preserve_host,
-        "regex_priority": matchers.regex_priority, "https_redirect_status_code": https_redirect, "path_handling": "v0",
+        "regex_priority": matchers.regex_priority, "https_redirect_status_code": https_redirect, "path_handling": if given_joint == Joint::Text { "v1" } else { "v0" },
         "request_buffering": true, "response_buffering": true, "expression": json_of("expression"),
         "service": parent.as_ref().map(|p| json!({ "id": p.info.id })),
     });
@@ -122,6 +125,7 @@ pub fn read<'a>(
         protocols,
         https_redirect: https_redirect as u16,
         strip_path,
+        joint,
         preserve_host,
         chain: Chain::default(),
     };

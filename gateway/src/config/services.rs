@@ -76,8 +76,8 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
     let routes = f.list("routes").unwrap_or_default();
     let plugins = f.list("plugins").unwrap_or_default();
     let tls = match origin.protocol.as_str() {
-        "http" | "tcp" | "tls_passthrough" => false,
-        "https" | "tls" => true,
+        "http" | "tcp" | "tls_passthrough" | "grpc" => false,
+        "https" | "tls" | "grpcs" => true,
         "ws" | "wss" => {
             report.error(f.place_of("protocol"), format!("protocol `{}` is an enterprise protocol", origin.protocol));
             return None;
@@ -88,11 +88,12 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
         }
     };
     let stream = matches!(origin.protocol.as_str(), "tcp" | "tls" | "tls_passthrough");
-    if stream && origin.path.is_some() {
+    let grpc = matches!(origin.protocol.as_str(), "grpc" | "grpcs");
+    if (stream || grpc) && origin.path.is_some() {
         let words = format!("`path` must be null when protocol is {}", origin.protocol);
         report.error(f.place_of("path"), words);
     }
-    if tls_verify.is_some() && !tls {
+    if tls_verify.is_some() && (!tls || grpc) {
         report.error(f.place_of("tls_verify"), "`tls_verify` is only for protocol https");
     }
     let Some(host) = origin.host else {
@@ -113,6 +114,7 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
     };
     let service = Service {
         info: Arc::new(ServiceInfo { id: id.clone(), name: name.clone(), entity }),
+        grpc,
         tls,
         tls_verify: tls_verify.unwrap_or(false),
         path: origin.path.unwrap_or_else(|| "/".to_owned()),
@@ -291,7 +293,7 @@ fn read_target<'a>(
         Some((host, port)) if !text.ends_with(']') && (!host.contains(':') || host.starts_with('[')) => {
             (host, port.parse().ok())
         }
-        _ => (text.as_str(), Some(8000)),
+        _ => (text.as_str(), Some(crate::upstreams::group::PORT)),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let made = port.filter(|_| !host.is_empty()).and_then(|port| target(host, port, weight, false, host_header));

@@ -73,7 +73,9 @@ pub enum Flavor {
     /// `paths`, `hosts` and so on.
     #[default]
     Fields,
-    /// These, and `expression`.
+    /// The same, and `path_handling`.
+    Traditional,
+    /// The first, and `expression`.
     Expressions,
 }
 
@@ -250,7 +252,7 @@ fn flavor(fields: &Fields<'_>, env: &Environment) -> Flavor {
     let flavors = [
         ("traditional_compatible", Flavor::Fields),
         ("expressions", Flavor::Expressions),
-        ("traditional", Flavor::Fields),
+        ("traditional", Flavor::Traditional),
     ];
     let given = fields.choice("router_flavor", &flavors);
     let Some(word) = &env.router_flavor else { return given.unwrap_or_default() };

@@ -17,6 +17,7 @@ use crate::identity::{ConsumerIndex, Identities};
 use crate::plugins::{Kind, MetricFlags, Plugin};
 use crate::proxy::exchange::{RouteInfo, ServiceInfo};
 use crate::router::Routes;
+use crate::router::path::Joint;
 use crate::router::stream::StreamRouter;
 use crate::upstreams::group::Group;
 
@@ -33,7 +34,8 @@ impl Protocols {
     pub const GRPC: Self = Protocols(4);
     /// `grpcs`.
     pub const GRPCS: Self = Protocols(8);
-
+    /// All of gRPC.
+    pub const ALL_GRPC: Self = Protocols(Self::GRPC.0 | Self::GRPCS.0);
     /// `tcp`.
     pub const TCP: Self = Protocols(16);
     /// `tls`.
@@ -69,6 +71,8 @@ pub struct Target {
 pub struct Service {
     /// For logs.
     pub info: Arc<ServiceInfo>,
+    /// Whether its protocol is one of gRPC: the upstream speaks HTTP/2.
+    pub grpc: bool,
     /// Whether the upstream speaks TLS.
     pub tls: bool,
     /// Whether its certificate is verified (`tls_verify`).
@@ -179,6 +183,8 @@ pub struct Route {
     pub https_redirect: u16,
     /// `strip_path`.
     pub strip_path: bool,
+    /// `path_handling`.
+    pub joint: Joint,
     /// `preserve_host`.
     pub preserve_host: bool,
     /// Its plugins.

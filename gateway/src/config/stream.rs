@@ -10,6 +10,7 @@ use super::snapshot::{Chain, Protocols, Route};
 use crate::document::{Fields, Node, Report, Value};
 use crate::proxy::exchange::RouteInfo;
 use crate::router::Matchers;
+use crate::router::path::Joint;
 use crate::router::pattern::HostPattern;
 use crate::router::stream::{Carriage, End, StreamMatchers, network};
 
@@ -84,6 +85,7 @@ pub fn read<'a>(
         protocols,
         https_redirect: 426,
         strip_path: false,
+        joint: Joint::default(),
         preserve_host: false,
         chain: Chain::default(),
     };

@@ -2,6 +2,7 @@
 //! requests run; secrets stay in here and are never printed.
 
 mod revoked;
+mod verified;
 pub mod verifier;
 
 use std::collections::HashMap;

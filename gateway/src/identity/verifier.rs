@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+use super::verified::RememberingKey;
 use super::{JwtAlgorithm, JwtSecret};
 
 /// A parsed key that is bound to one algorithm.
@@ -21,7 +22,7 @@ enum Key {
         /// The secret read as base64, for plugins with `secret_is_base64`; absent when it is none.
         decoded: Option<Box<[u8]>>,
     },
-    Public(ParsedPublicKey),
+    Public(RememberingKey),
 }
 
 impl std::fmt::Debug for Verifier {
@@ -66,7 +67,7 @@ impl Verifier {
                 let secret = if secret_is_base64 { decoded.as_deref() } else { Some(&**text) };
                 secret.is_some_and(|s| hmac::verify(&hmac::Key::new(*algorithm, s), message, signature).is_ok())
             }
-            Key::Public(key) => key.verify_sig(message, signature).is_ok(),
+            Key::Public(key) => key.verify(message, signature),
         }
     }
 }
@@ -81,16 +82,17 @@ fn shared(algorithm: JwtAlgorithm) -> Option<hmac::Algorithm> {
 }
 
 /// A public key for `algorithm`, from SubjectPublicKeyInfo (RFC 5280) or RSAPublicKey (RFC 8017).
-fn public(algorithm: JwtAlgorithm, der: &[u8]) -> Result<ParsedPublicKey, String> {
+fn public(algorithm: JwtAlgorithm, der: &[u8]) -> Result<RememberingKey, String> {
     let name = algorithm.name();
     let (scheme, wanted): (&'static dyn VerificationAlgorithm, _) = match algorithm {
         JwtAlgorithm::ES256 => (&signature::ECDSA_P256_SHA256_FIXED, "a P-256 key"),
         JwtAlgorithm::ES384 => (&signature::ECDSA_P384_SHA384_FIXED, "a P-384 key"),
         JwtAlgorithm::ES512 => (&signature::ECDSA_P521_SHA512_FIXED, "a P-521 key"),
         JwtAlgorithm::EdDSA => (&signature::ED25519, "an Ed25519 key (Ed448 is not supported)"),
-        _ => return rsa(algorithm, der),
+        _ => return rsa(algorithm, der).map(RememberingKey::new),
     };
-    ParsedPublicKey::new(scheme, der).map_err(|_| format!("{name} needs {wanted}; the PEM holds something else"))
+    let key = ParsedPublicKey::new(scheme, der).map(RememberingKey::new);
+    key.map_err(|_| format!("{name} needs {wanted}; the PEM holds something else"))
 }
 
 fn rsa(algorithm: JwtAlgorithm, der: &[u8]) -> Result<ParsedPublicKey, String> {

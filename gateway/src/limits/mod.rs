@@ -1,6 +1,7 @@
 //! Counting against limits: windows shared by all workers without a lock. Knows numbers and time; nothing of HTTP.
 
 pub mod pressure;
+pub mod store;
 pub mod window;
 
 pub use pressure::{Level, Pressure};

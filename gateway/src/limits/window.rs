@@ -42,6 +42,28 @@ impl Period {
         }
     }
 
+    /// The field's name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+
+    /// The second at which the window that holds `unix_s` began.
+    #[must_use]
+    pub fn start(self, unix_s: u64) -> u64 {
+        match self {
+            Period::Second => unix_s,
+            Period::Minute => unix_s / 60 * 60,
+            Period::Hour => unix_s / 3600 * 3600,
+            Period::Day => unix_s / 86_400 * 86_400,
+            Period::Month => {
+                let (year, month) = civil_month(unix_s / 86_400);
+                days_from_civil(year, month) * 86_400
+            }
+            Period::Year => days_from_civil(civil_month(unix_s / 86_400).0, 1) * 86_400,
+        }
+    }
+
     /// The number of the window that holds `unix_s`, and the second at which the next one begins.
     #[must_use]
     pub fn window(self, unix_s: u64) -> (u32, u64) {
@@ -172,6 +194,17 @@ impl Windows {
         self.with_cell(key, period, |cell| {
             let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
                 (parts(word).0 >= window && parts(word).1 > 0).then(|| word - 1)
+            });
+        });
+    }
+
+    /// Counts `number` requests of `key`, whatever the limit.
+    pub fn add(&self, key: u64, period: Period, number: u64, unix_s: u64) {
+        let (window, _) = period.window(unix_s);
+        self.with_cell(key, period, |cell| {
+            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let (window, used) = found(word, window);
+                Some(u64::from(window) << 32 | used.saturating_add(number).min(u64::from(u32::MAX)))
             });
         });
     }

@@ -124,6 +124,7 @@ async fn run(
                     stir_allocator();
                 }
                 worker.pool.sweep(now_ns);
+                worker.streams.sweep(now_ns);
                 worker.registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
                 if finishing && worker.connections.get() == 0 {
                     break;
@@ -185,7 +186,7 @@ fn stir_allocator() {
 fn counted(worker: &Worker) -> metrics::Local {
     let mut local = worker.take_metrics();
     local.connections = worker.connections.get();
-    local.idle_upstream = worker.pool.len() as u64;
+    local.idle_upstream = (worker.pool.len() + worker.streams.idle()) as u64;
     local
 }
 

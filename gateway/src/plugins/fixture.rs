@@ -17,6 +17,7 @@ pub fn shared() -> Arc<Shared> {
     let hash_keys = std::hash::RandomState::new();
     Arc::new(Shared {
         windows: Windows::default(),
+        fleet: Default::default(),
         circuits: Default::default(),
         members: Default::default(),
         writer,
@@ -85,13 +86,16 @@ pub fn reply(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) -> Reply {
     match plugin.on_request(exchange) {
         Flow::Reply(reply) => *reply,
         Flow::Continue => panic!("the request passed"),
+        Flow::Wait(_) => panic!("the plugin asks somebody"),
     }
 }
 
 /// Runs a plugin that must let the request pass.
 pub fn pass(plugin: &Arc<dyn Plugin>, exchange: &mut Exchange) {
-    if let Flow::Reply(reply) = plugin.on_request(exchange) {
-        panic!("answered {}", reply.status);
+    match plugin.on_request(exchange) {
+        Flow::Continue => {}
+        Flow::Reply(reply) => panic!("answered {}", reply.status),
+        Flow::Wait(_) => panic!("the plugin asks somebody"),
     }
 }
 
@@ -108,5 +112,11 @@ pub fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response {
         map.append(http::HeaderName::try_from(*name).expect("name"), value.parse().expect("value"));
     }
     let body = Some(bytes::Bytes::copy_from_slice(body.as_bytes()));
-    Response { status: http::StatusCode::from_u16(status).expect("status"), headers: map, body, from_upstream: true }
+    Response {
+        status: http::StatusCode::from_u16(status).expect("status"),
+        headers: map,
+        body,
+        from_upstream: true,
+        without_body: false,
+    }
 }

@@ -1,5 +1,5 @@
 //! Plugins: one file each, one table whose order is the order in which they run. A plugin sees an `Exchange`, and says
-//! `Continue` or what to answer; it never opens a socket, takes a shared lock or waits.
+//! `Continue`, what to answer, or what to wait for; `on_request` itself never opens a socket, takes a shared lock or waits.
 
 pub mod auth;
 #[cfg(test)]
@@ -9,7 +9,9 @@ pub mod protocol;
 pub mod traffic;
 pub mod transform;
 
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
@@ -26,7 +28,15 @@ pub enum Flow {
     Continue,
     /// Answer this now; the upstream is not asked.
     Reply(Box<Reply>),
+    /// Somebody else must be asked first. The plugin bounds the time.
+    Wait(Wait),
 }
+
+/// A question under way, on the worker's own thread. It ends with what is to be done about the exchange then.
+pub type Wait = Pin<Box<dyn Future<Output = Resume>>>;
+
+/// What a plugin does when its question is answered.
+pub type Resume = Box<dyn FnOnce(&mut Exchange) -> Flow>;
 
 impl From<Reply> for Flow {
     fn from(reply: Reply) -> Self {
@@ -104,6 +114,8 @@ pub struct MetricFlags {
 pub struct Shared {
     /// Rate-limit counters.
     pub windows: Windows,
+    /// Limits shared with other gateways.
+    pub fleet: Arc<crate::limits::store::Fleet>,
     /// Circuit states by service or route.
     pub circuits: crate::upstreams::circuit::Circuits,
     /// States of upstreams' targets.
@@ -114,6 +126,15 @@ pub struct Shared {
     pub pressure: crate::limits::Pressure,
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
+}
+
+impl Shared {
+    /// Forgets what is over; the control plane calls it every second.
+    pub fn sweep(&self, unix_s: u64) {
+        self.windows.sweep(unix_s);
+        self.fleet.sweep(unix_s);
+        self.members.sweep();
+    }
 }
 
 /// What a plugin may look at when it is compiled.
@@ -158,6 +179,7 @@ pub const REGISTRY: &[Kind] = &[
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
+    traffic::response_ratelimiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,
     traffic::redirect::KIND,

@@ -5,17 +5,20 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::body::{BodyError, RequestBody};
 use super::flight::Flight;
 use super::h1::{BoxError, ResponseBody};
+use super::h2::Stream;
 use super::line::Line;
+use super::reply::Refusal;
 use super::transport::{Berth, Transport};
 use crate::clock;
 
@@ -27,13 +30,44 @@ struct Loan {
     body: RefCell<RequestBody>,
     /// Bytes that were taken.
     taken: Cell<u64>,
+    /// Why it broke off.
+    failure: Cell<Option<Refusal>>,
+    /// Who wants to know that something was asked of it.
+    watcher: Cell<Option<Waker>>,
 }
 
 impl Lent {
     /// Lends a body.
     #[must_use]
     pub fn new(body: RequestBody) -> Self {
-        Lent((!body.is_empty()).then(|| Rc::new(Loan { body: RefCell::new(body), taken: Cell::new(0) })))
+        Lent((!body.is_empty()).then(|| {
+            Rc::new(Loan {
+                body: RefCell::new(body),
+                taken: Cell::new(0),
+                failure: Cell::default(),
+                watcher: Cell::default(),
+            })
+        }))
+    }
+
+    /// Why the body broke off, if it did.
+    #[must_use]
+    pub fn failure(&self) -> Option<Refusal> {
+        self.0.as_ref().and_then(|loan| loan.failure.get())
+    }
+
+    /// Wakes a task when the body is next asked for a piece by another: then it may be somebody else's turn.
+    pub fn watch(&self, waker: &Waker) {
+        if let Some(loan) = &self.0 {
+            loan.watcher.set(Some(waker.clone()));
+        }
+    }
+
+    /// Lets the body take all the time it wants.
+    pub fn unhurried(&self) {
+        if let Some(loan) = &self.0 {
+            loan.body.borrow_mut().unhurried();
+        }
     }
 
     /// Bytes that were taken of the body.
@@ -49,10 +83,18 @@ impl Body for Lent {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(loan) = &self.0 else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *loan.body.borrow_mut()).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            let bytes = frame.data_ref().map_or(1, Bytes::len);
-            loan.taken.set(loan.taken.get() + bytes as u64);
+        let frame = Pin::new(&mut *loan.body.borrow_mut()).poll_frame(cx);
+        if let Some(watcher) = loan.watcher.take() {
+            watcher.wake();
+        }
+        let frame = ready!(frame);
+        match &frame {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(1, Bytes::len);
+                loan.taken.set(loan.taken.get() + bytes as u64);
+            }
+            Some(Err(error)) => loan.failure.set(Some(error.refusal())),
+            None => {}
         }
         Poll::Ready(frame)
     }
@@ -67,7 +109,65 @@ impl Body for Lent {
 }
 
 /// A response body as it comes from an upstream.
-pub type FromUpstream = ResponseBody<Transport, Lent, Berth>;
+pub enum FromUpstream {
+    /// By a connection of its own.
+    Connection(ResponseBody<Transport, Lent, Berth>),
+    /// By a stream among others.
+    Stream(Streamed),
+}
+
+impl FromUpstream {
+    /// Bytes of the request's body that were taken after the answer's head came.
+    fn taken(&self) -> u64 {
+        match self {
+            FromUpstream::Connection(_) => 0,
+            FromUpstream::Stream(streamed) => streamed.request.taken() - streamed.taken_before,
+        }
+    }
+}
+
+impl Body for FromUpstream {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            FromUpstream::Connection(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            FromUpstream::Stream(body) => Pin::new(&mut body.incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            FromUpstream::Connection(body) => body.is_end_stream(),
+            FromUpstream::Stream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            FromUpstream::Connection(body) => body.size_hint(),
+            FromUpstream::Stream(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// A response body on a stream, whose request may still be on its way.
+pub struct Streamed {
+    incoming: Incoming,
+    request: Lent,
+    taken_before: u64,
+    _stream: Stream<Lent>,
+}
+
+impl Streamed {
+    /// The body `incoming`, with the place that it takes on the connection.
+    #[must_use]
+    pub fn new(incoming: Incoming, request: Lent, stream: Stream<Lent>) -> Self {
+        let taken_before = request.taken();
+        Streamed { incoming, request, taken_before, _stream: stream }
+    }
+}
 
 /// Where an answer's bytes come from.
 pub enum Source {
@@ -81,11 +181,22 @@ pub enum Source {
     Resumed(VecDeque<Bytes>, Box<FromUpstream>),
 }
 
+impl Source {
+    fn taken(&self) -> u64 {
+        match self {
+            Source::Upstream(body) | Source::Resumed(_, body) => body.taken(),
+            Source::Empty | Source::Whole(_) => 0,
+        }
+    }
+}
+
 /// The body that hyper sends.
 pub struct AnswerBody {
     source: Source,
     idle_max: Duration,
     idle: Option<Pin<Box<Sleep>>>,
+    /// Bytes that had been taken of the request when the time limit began.
+    taken: u64,
     /// The stream that carries it, where one connection carries many.
     line: Option<Rc<Line>>,
     flight: Box<Flight>,
@@ -95,7 +206,7 @@ impl AnswerBody {
     /// A body that ends `flight`.
     #[must_use]
     pub fn new(source: Source, idle_max: Duration, flight: Box<Flight>) -> Self {
-        AnswerBody { source, idle_max, idle: None, line: Line::current(), flight }
+        AnswerBody { source, idle_max, idle: None, taken: 0, line: Line::current(), flight }
     }
 
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -106,20 +217,32 @@ impl AnswerBody {
                 self.source = Source::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Source::Upstream(body) => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
+            Source::Upstream(body) => Pin::new(&mut **body).poll_frame(cx),
             Source::Resumed(held, body) => match held.pop_front() {
                 Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Pin::new(&mut **body).poll_frame(cx).map_err(Into::into),
+                None => Pin::new(&mut **body).poll_frame(cx),
             },
         }
     }
 
-    /// Nothing came: starts the time limit, or ends the body when it is over.
+    /// Nothing came: starts the time limit, or ends the body when it is over and the request stood still as well.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BoxError> {
         let idle_max = self.idle_max;
-        let sleep = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_max)));
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready("the upstream sent nothing for too long".into())
+        loop {
+            let sleep = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle_max)));
+            ready!(sleep.as_mut().poll(cx));
+            let before = std::mem::replace(&mut self.taken, self.source.taken());
+            if before == self.taken {
+                return Poll::Ready("the upstream sent nothing for too long".into());
+            }
+            self.idle = None;
+        }
+    }
+
+    /// Forgets where the bytes came from.
+    fn end(&mut self) {
+        self.flight.taken_bytes += self.source.taken();
+        self.source = Source::Empty;
     }
 }
 
@@ -148,13 +271,13 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {
-                this.source = Source::Empty;
+                this.end();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let error = ready!(this.poll_idle(cx));
                 this.flight.aborted = true;
-                this.source = Source::Empty;
+                this.end();
                 Poll::Ready(Some(Err(error)))
             }
         }
@@ -187,5 +310,6 @@ impl Drop for AnswerBody {
         if !self.is_end_stream() && !self.flight.head_only() {
             self.flight.aborted = true;
         }
+        self.end();
     }
 }

@@ -1,6 +1,9 @@
 //! Asking an upstream: choose a target, get a connection, send, wait; and again elsewhere while that is harmless and the
 //! service allows it.
 
+mod multiplexed;
+
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,7 +18,7 @@ use http::{HeaderValue, Method};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::answer::{Lent, Source};
+use super::answer::{FromUpstream, Lent, Source};
 use super::body::{BodyError, Turn};
 use super::exchange::{Exchange, Outcome, Response};
 use super::flight::Flight;
@@ -137,6 +140,9 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     let endpoint = Endpoint { address: SocketAddr::new(ip, target.port), tls };
     let started_unix_ns = flight.worker.wall_ns(now_ns);
     flight.tries.push(Try { address: endpoint.address, started_unix_ns, failed: false });
+    if service.grpc {
+        return Box::pin(multiplexed::try_target(flight, asked, target, &endpoint, body)).await;
+    }
     let berth = flight.worker.pool.berth(&endpoint, now_ns);
     let connection = match berth.take() {
         Some(connection) => connection,
@@ -149,7 +155,9 @@ async fn try_target(flight: &mut Flight, asked: &Asked<'_>, target: &Target, bod
     // The body itself keeps the time between two pieces.
     let client_max = flight.local.snapshot.settings.timeouts.request;
     match within(&flight.worker, asked, client_max, &body, exchange).await {
-        Some(Ok(h1::Reply::Response(parts, body))) => Ok(Answered::Response(parts, Box::new(body))),
+        Some(Ok(h1::Reply::Response(parts, body))) => {
+            Ok(Answered::Response(parts, Box::new(FromUpstream::Connection(body))))
+        }
         Some(Ok(h1::Reply::Upgraded(parts, upgraded))) => Ok(Answered::Upgraded(Box::new((parts, upgraded)))),
         Some(Err(failure)) => Err(missed(&failure, idempotent)),
         // A client that stalls says nothing about the upstream.
@@ -168,25 +176,14 @@ fn begin(
     berth: Berth,
 ) -> h1::Exchange<Transport, Lent, Berth> {
     let ex = &flight.exchange;
-    let path = match &ex.query {
-        Some(query) => &[ex.upstream_path.as_str(), "?", query].concat(),
-        None => &ex.upstream_path,
-    };
-    let host = if let Some(host) = &ex.upstream_host {
-        host.as_bytes()
-    } else if flight.matched().is_some_and(|r| r.preserve_host) && !ex.host.is_empty() {
-        given_host(ex)
-    } else {
-        target.host_header.as_bytes()
-    };
     let method = ex.upstream_method.as_ref().unwrap_or(&ex.request.method);
     let websocket = HeaderValue::from_static("websocket");
     let marks = flight.local.snapshot.settings.marks;
     let border = Border::new(ex, ex.path.get(..asked.stripped).unwrap_or_default(), marks);
     let head = RequestHead {
         method,
-        target: path,
-        host,
+        target: &path_and_query(ex),
+        host: authority(flight, target),
         headers: &ex.request.headers,
         withhold: &|name| border.withholds(name),
         extra: &border.added(),
@@ -194,6 +191,25 @@ fn begin(
         upgrade: asked.upgrade.then_some(&websocket),
     };
     connection.exchange(&head, body, berth)
+}
+
+fn path_and_query(exchange: &Exchange) -> Cow<'_, str> {
+    match &exchange.query {
+        Some(query) => Cow::Owned([exchange.upstream_path.as_str(), "?", query].concat()),
+        None => Cow::Borrowed(&exchange.upstream_path),
+    }
+}
+
+/// What the upstream is asked as: a plugin's choice, the client's, or the target's own.
+fn authority<'a>(flight: &'a Flight, target: &'a Target) -> &'a [u8] {
+    let ex = &flight.exchange;
+    if let Some(host) = &ex.upstream_host {
+        host.as_bytes()
+    } else if flight.matched().is_some_and(|r| r.preserve_host) && !ex.host.is_empty() {
+        given_host(ex)
+    } else {
+        target.host_header.as_bytes()
+    }
 }
 
 /// The host that routed the request, as the client spelt it: the target's authority goes before the field (RFC 9112 §3.2.2).
@@ -247,11 +263,9 @@ async fn within<T>(
 fn missed(failure: &Failure, idempotent: bool) -> Missed {
     let again = failure.may_retry() && (failure.bytes_sent() == 0 || idempotent);
     let refusal = match &failure.reason {
-        h1::Reason::RequestBody(source) => match source.downcast_ref::<BodyError>() {
-            Some(BodyError::TooLarge) => Refusal::BodyTooLarge,
-            Some(BodyError::Slow) => Refusal::RequestTimeout,
-            _ => Refusal::BadRequest,
-        },
+        h1::Reason::RequestBody(source) => {
+            source.downcast_ref::<BodyError>().map_or(Refusal::BadRequest, BodyError::refusal)
+        }
         h1::Reason::RequestUnfit | h1::Reason::RequestLength => Refusal::BadRequest,
         h1::Reason::Write(_) | h1::Reason::Read(_) | h1::Reason::Closed | h1::Reason::Truncated => {
             Refusal::UpstreamClosed
@@ -279,6 +293,10 @@ pub async fn hold_response(
     response: &mut Response,
 ) -> Result<Source, Refusal> {
     let Source::Upstream(mut body) = source else { return Ok(source) };
+    // What belongs to a stream ends with trailers, which whoever holds a body does not keep.
+    if matches!(*body, FromUpstream::Stream(_)) {
+        return Ok(Source::Upstream(body));
+    }
     if body.size_hint().lower() > bytes_max as u64 {
         return Ok(Source::Upstream(body));
     }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::exchange::is_identity;
+use super::reply::Refusal;
 
 /// Why a request body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,19 @@ pub enum BodyError {
     Client(#[from] hyper::Error),
 }
 
+impl BodyError {
+    /// What the client is told.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            BodyError::TooLarge => Refusal::BodyTooLarge,
+            BodyError::Slow => Refusal::RequestTimeout,
+            BodyError::NoRoom => Refusal::Overloaded,
+            BodyError::Client(_) => Refusal::BadRequest,
+        }
+    }
+}
+
 /// Who has to move next so that a streamed body goes on; whoever is late is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -48,6 +62,7 @@ pub enum Turn {
 pub struct Pace {
     idle: Duration,
     due: Instant,
+    endless: bool,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -55,10 +70,13 @@ impl Pace {
     /// `idle` between two pieces, `whole` until the last one.
     #[must_use]
     pub fn new(idle: Duration, whole: Duration) -> Self {
-        Pace { idle, due: Instant::now() + whole, waiting: None }
+        Pace { idle, due: Instant::now() + whole, endless: false, waiting: None }
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.endless {
+            return Poll::Pending;
+        }
         let (idle, due) = (self.idle, self.due);
         let rings = || Box::pin(tokio::time::sleep_until(due.min(Instant::now() + idle)));
         self.waiting.get_or_insert_with(rings).as_mut().poll(cx)
@@ -83,6 +101,8 @@ pub enum RequestBody {
         turn: Rc<Cell<Turn>>,
         /// The client's time.
         pace: Pace,
+        /// What completes the announced length of a body whose end is still to come.
+        last: Option<Box<Frame<Bytes>>>,
     },
 }
 
@@ -93,13 +113,27 @@ impl RequestBody {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream { incoming, left: None, turn: Rc::new(Cell::new(Turn::Taker)), pace: pace() }
+        Self::Stream { incoming, left: None, turn: Rc::new(Cell::new(Turn::Taker)), pace: pace(), last: None }
+    }
+
+    /// Whether all of the announced bytes came, but not the end: over HTTP/2 more than was announced may follow. Nobody is
+    /// to be given a complete request before the client has completed it.
+    #[must_use]
+    pub fn lacks_end(&self) -> bool {
+        matches!(self, Self::Stream { incoming, .. } if lacks_end(incoming))
     }
 
     /// Allows at most `bytes` from here on; a tighter limit stays.
     pub fn limit(&mut self, bytes: u64) {
         if let Self::Stream { left, .. } = self {
             *left = Some(left.map_or(bytes, |l| l.min(bytes)));
+        }
+    }
+
+    /// Lets a streamed body take all the time it wants: somebody else keeps it.
+    pub fn unhurried(&mut self) {
+        if let Self::Stream { pace, .. } = self {
+            pace.endless = true;
         }
     }
 
@@ -155,6 +189,10 @@ impl RequestBody {
     }
 }
 
+fn lacks_end(incoming: &Incoming) -> bool {
+    incoming.size_hint().exact() == Some(0) && !incoming.is_end_stream()
+}
+
 /// Leaves the trailers that no upstream which merges them into the header could take for the gateway's own word.
 fn keep_trailers(trailers: &mut HeaderMap) {
     let ours = |name: &HeaderName| {
@@ -181,7 +219,7 @@ impl Body for RequestBody {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
             }
-            Self::Stream { incoming, left, turn, pace } => {
+            Self::Stream { incoming, left, turn, pace, last } => loop {
                 let polled = Pin::new(&mut *incoming).poll_frame(cx);
                 turn.set(match polled {
                     Poll::Pending => Turn::Client,
@@ -192,7 +230,9 @@ impl Body for RequestBody {
                     return pace.poll_over(cx).map(|()| Some(Err(BodyError::Slow)));
                 };
                 pace.waiting = None;
-                let Some(mut frame) = frame.transpose()? else { return Poll::Ready(None) };
+                let Some(mut frame) = frame.transpose()? else {
+                    return Poll::Ready(last.take().map(|frame| Ok(*frame)));
+                };
                 if let Some(trailers) = frame.trailers_mut() {
                     keep_trailers(trailers);
                 }
@@ -202,8 +242,17 @@ impl Body for RequestBody {
                         None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
                     }
                 }
-                Poll::Ready(Some(Ok(frame)))
-            }
+                match last.take() {
+                    // Not longer than announced, so it is empty.
+                    Some(held) if frame.is_data() => *last = Some(held),
+                    Some(held) => {
+                        *last = Some(Box::new(frame));
+                        return Poll::Ready(Some(Ok(*held)));
+                    }
+                    None if frame.is_data() && lacks_end(incoming) => *last = Some(Box::new(frame)),
+                    None => return Poll::Ready(Some(Ok(frame))),
+                }
+            },
         }
     }
 
@@ -211,7 +260,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Stream { incoming, last, .. } => last.is_none() && incoming.is_end_stream(),
         }
     }
 
@@ -219,7 +268,10 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Stream { incoming, last, .. } => match last.as_deref().and_then(Frame::data_ref) {
+                Some(data) => SizeHint::with_exact(data.len() as u64),
+                None => incoming.size_hint(),
+            },
         }
     }
 }

@@ -164,6 +164,8 @@ pub struct Exchange {
     pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
     /// The id that correlation-id chose, for the log.
     pub correlation_id: Option<String>,
+    /// What response-ratelimiting found left of each of its limits.
+    pub response_quota: Option<Box<[u64]>>,
     /// Whether a half-open circuit let this request through as one of its probes.
     pub circuit_probe: bool,
 }
@@ -229,6 +231,7 @@ impl Exchange {
             upstream_host: None,
             response_headers: Vec::new(),
             correlation_id: None,
+            response_quota: None,
             circuit_probe: false,
             request,
         }
@@ -245,4 +248,6 @@ pub struct Response {
     pub body: Option<Bytes>,
     /// False for an answer of the gateway itself.
     pub from_upstream: bool,
+    /// The upstream's body is not to be sent: a plugin gave the answer another meaning.
+    pub without_body: bool,
 }

@@ -126,7 +126,13 @@ impl Flight {
     /// The protocol that plugins see.
     #[must_use]
     pub fn protocol(&self) -> Protocols {
-        if self.exchange.client.tls { Protocols::HTTPS } else { Protocols::HTTP }
+        let grpc = self.matched().is_some_and(|route| route.protocols.has(Protocols::ALL_GRPC));
+        match (grpc, self.exchange.client.tls) {
+            (false, false) => Protocols::HTTP,
+            (false, true) => Protocols::HTTPS,
+            (true, false) => Protocols::GRPC,
+            (true, true) => Protocols::GRPCS,
+        }
     }
 
     /// Notes that the plugin in slot `i` continued, so that later phases meet the same instance.

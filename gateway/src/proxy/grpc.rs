@@ -10,7 +10,7 @@ use crate::config::snapshot::Protocols;
 /// The answer to a request that does not fit a route for `grpc` or `grpcs`; `None` for every other route.
 #[must_use]
 pub fn misfit(ex: &Exchange, route: Protocols) -> Option<Box<Reply>> {
-    if !route.has(Protocols::GRPC) && !route.has(Protocols::GRPCS) {
+    if !route.has(Protocols::ALL_GRPC) {
         return None;
     }
     let grpc = ex.request.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));

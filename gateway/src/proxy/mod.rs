@@ -9,6 +9,7 @@ pub mod flight;
 pub mod forward;
 pub mod grpc;
 pub mod h1;
+pub mod h2;
 pub mod line;
 pub mod path;
 pub mod placement;

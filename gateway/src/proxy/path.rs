@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::answer::{AnswerBody, Source};
-use super::body::{BodyError, Pace, RequestBody};
+use super::body::{Pace, RequestBody};
 use super::exchange::{Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
@@ -100,6 +100,7 @@ pub fn serve(
         upstream_host: None,
         response_headers: Vec::new(),
         correlation_id: None,
+        response_quota: None,
         circuit_probe: false,
     };
     fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), origin.sni, on_upgrade)
@@ -125,6 +126,9 @@ async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<
     let (upgrade, stripped) = routed?;
     run_plugins(flight).await?;
     take_turn(flight)?;
+    if flight.exchange.body.lacks_end() {
+        Box::pin(hold_body(flight, 0)).await?;
+    }
     let Some(service) = flight.matched().and_then(|r| r.service) else { return Err(refuse(Refusal::NoService)) };
     attempt::send(flight, service, stripped, upgrade).await
 }
@@ -216,7 +220,7 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         return Err(reply);
     }
     if let Some(service) = route.service.map(|s| &local.snapshot.services[s]) {
-        ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path);
+        ex.upstream_path = path::upstream_path(&service.path, &ex.path, matched, route.strip_path, route.joint);
     }
     Ok(if route.strip_path { matched } else { 0 })
 }
@@ -264,14 +268,16 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
             Box::pin(hold_body(flight, bytes_max)).await?;
         }
         let known = flight.exchange.credential().map(Arc::as_ptr);
-        match plugin.on_request(&mut flight.exchange) {
-            Flow::Continue => {
-                flight.note_ran(i, slot);
-                if flight.exchange.credential().map(Arc::as_ptr) != known {
-                    flight.show_credential();
-                }
-            }
-            Flow::Reply(reply) => return Err(reply),
+        let mut flow = plugin.on_request(&mut flight.exchange);
+        while let Flow::Wait(wait) = flow {
+            flow = wait.await(&mut flight.exchange);
+        }
+        if let Flow::Reply(reply) = flow {
+            return Err(reply);
+        }
+        flight.note_ran(i, slot);
+        if flight.exchange.credential().map(Arc::as_ptr) != known {
+            flight.show_credential();
         }
     }
     Ok(())
@@ -290,10 +296,7 @@ async fn hold_body(flight: &mut Flight, bytes_max: usize) -> Result<(), Box<Repl
             flight.taken_bytes = flight.exchange.body.whole().map_or(0, |b| b.len() as u64);
             Ok(())
         }
-        Err(BodyError::TooLarge) => Err(refuse(Refusal::BodyTooLarge)),
-        Err(BodyError::Client(_)) => Err(refuse(Refusal::BadRequest)),
-        Err(BodyError::NoRoom) => Err(refuse(Refusal::Overloaded)),
-        Err(BodyError::Slow) => Err(refuse(Refusal::RequestTimeout)),
+        Err(error) => Err(refuse(error.refusal())),
     }
 }
 
@@ -306,7 +309,8 @@ fn own(mut flight: Box<Flight>, reply: &Reply) -> hyper::Response<AnswerBody> {
     let ex = &flight.exchange;
     let settings = &flight.local.snapshot.settings;
     let (headers, body) = reply::render(reply, &ex.request.headers, ex.request_id.as_str(), &settings.style);
-    let mut response = Response { status: reply.status, headers, body: Some(body), from_upstream: false };
+    let mut response =
+        Response { status: reply.status, headers, body: Some(body), from_upstream: false, without_body: false };
     forward::mark_own(&mut response.headers, ex, settings.marks, (now_ns - ex.started_ns) / 1_000_000);
     finish_head(&mut flight, &mut response);
     // What is not known to have been read may still come: no second request is read behind it.
@@ -329,7 +333,8 @@ async fn proxied(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     let upstream_ns = flight.asked_ns.map_or(0, |asked| now_ns.saturating_sub(asked));
     let gateway_ns = now_ns.saturating_sub(flight.exchange.started_ns).saturating_sub(upstream_ns);
@@ -346,7 +351,10 @@ async fn proxied(
     }
     let held = response.body.is_some();
     finish_head(&mut flight, &mut response);
-    if held {
+    if response.without_body {
+        response.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        source = Source::Empty;
+    } else if held {
         // A plugin may have changed the body: its length is told anew.
         response.headers.remove(CONTENT_LENGTH);
         source = response.body.take().map_or(Source::Empty, Source::Whole);
@@ -364,7 +372,8 @@ fn tunneled(
     flight.answered_ns = Some(now_ns);
     flight.upstream_status = Some(parts.status);
     flight.tell_outcome(Outcome::Status(parts.status), now_ns);
-    let mut response = Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true };
+    let mut response =
+        Response { status: parts.status, headers: parts.headers, body: None, from_upstream: true, without_body: false };
     forward::strip_hop_by_hop(&mut response.headers);
     response.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -269,7 +269,8 @@ fn grpc_status(reply: &Reply, headers: &mut HeaderMap) {
         499 => (1, "Canceled"),
         500 => (13, "Internal"),
         501 => (12, "Unimplemented"),
-        503 => (14, "Unavailable"),
+        // Kong says 13 of a 502; 14 is what gRPC's own table says, and what lets a client try again.
+        502 | 503 => (14, "Unavailable"),
         504 => (4, "DeadlineExceeded"),
         s if (400..500).contains(&s) => (3, "InvalidArgument"),
         s if (500..600).contains(&s) => (13, "Internal"),

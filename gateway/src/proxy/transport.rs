@@ -158,8 +158,10 @@ impl Pool {
 
 /// TLS towards upstreams: verified against the system's roots, or not at all, as Kong's `tls_verify` says.
 pub struct TlsClients {
-    verified: TlsConnector,
-    unverified: TlsConnector,
+    /// Unverified, verified.
+    plain: [TlsConnector; 2],
+    /// The same for whoever speaks HTTP/2 alone.
+    h2: [TlsConnector; 2],
 }
 
 impl TlsClients {
@@ -175,7 +177,12 @@ impl TlsClients {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(unverified::AnyCertificate::default()))
             .with_no_client_auth();
-        TlsClients { verified: Arc::new(verified).into(), unverified: Arc::new(unverified).into() }
+        let h2 = [&unverified, &verified].map(|config| {
+            let mut config = rustls::ClientConfig::clone(config);
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config).into()
+        });
+        TlsClients { plain: [unverified, verified].map(|config| Arc::new(config).into()), h2 }
     }
 }
 
@@ -199,16 +206,51 @@ pub async fn connect(endpoint: &Endpoint, clients: &TlsClients) -> io::Result<Co
 /// # Errors
 /// The system's or the handshake's.
 pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsClients) -> io::Result<Transport> {
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
+    open_with(address, tls, &clients.plain).await
+}
+
+/// Opens what is below HTTP/2, which TLS offers alone.
+///
+/// # Errors
+/// The system's or the handshake's; the peer chose something else.
+pub async fn open_h2(endpoint: &Endpoint, clients: &TlsClients) -> io::Result<Transport> {
+    let tls = endpoint.tls.as_ref().map(|(name, verify)| (&**name, *verify));
+    let transport = open_with(endpoint.address, tls, &clients.h2).await?;
+    if let Transport::Tls(tls) = &transport
+        && tls.get_ref().1.alpn_protocol().is_some_and(|chosen| chosen != b"h2")
+    {
+        return Err(io::Error::other("the upstream does not speak HTTP/2"));
+    }
+    Ok(transport)
+}
+
+async fn open_with(
+    address: SocketAddr,
+    tls: Option<(&str, bool)>,
+    connectors: &[TlsConnector; 2],
+) -> io::Result<Transport> {
+    let tcp = open_tcp(address).await?;
     Ok(match tls {
         None => Transport::Plain(tcp),
         Some((name, verify)) => {
             let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-            let connector = if verify { &clients.verified } else { &clients.unverified };
-            Transport::Tls(Box::new(connector.connect(name, tcp).await?))
+            Transport::Tls(Box::new(connectors[usize::from(verify)].connect(name, tcp).await?))
         }
     })
+}
+
+/// Opens plain TCP.
+///
+/// # Errors
+/// The system's.
+pub async fn open_plain(address: SocketAddr) -> io::Result<Transport> {
+    Ok(Transport::Plain(open_tcp(address).await?))
+}
+
+async fn open_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 mod unverified {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::answer::Lent;
 use super::exchange::{RequestId, RouteRef};
+use super::h2;
 use super::registry::Registry;
 use super::timers::Timers;
 use super::transport::{Pool, TlsClients};
@@ -52,6 +54,8 @@ pub struct Worker {
     local: RefCell<Rc<Local>>,
     /// Idle upstream connections.
     pub pool: Rc<Pool>,
+    /// Upstream connections of many streams.
+    pub streams: h2::Pool<Lent>,
     /// Timers to use again.
     pub timers: Timers,
     /// Names to addresses.
@@ -98,6 +102,7 @@ impl Worker {
         Worker {
             local: RefCell::new(Local::new(snapshot)),
             pool: Rc::default(),
+            streams: h2::Pool::default(),
             timers: Timers::default(),
             resolver: Rc::default(),
             turns: Turns::default(),

@@ -141,10 +141,37 @@ fn has_crooked_segment(path: &str) -> bool {
     once.split(separator).any(crooked) || twice.split(separator).any(crooked) || twice.contains(&0)
 }
 
-/// Joins a service's path and a request's (Kong `get_upstream_uri_v0`). `matched` is the length of the matched prefix or
-/// regex text.
+/// How two paths are joined (Kong `path_handling`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Joint {
+    /// With one slash between them (`v0`).
+    #[default]
+    Segments,
+    /// As texts: a base that does not end with a slash gets none (`v1`, in the `traditional` flavour alone).
+    Text,
+}
+
+/// Joins a service's path and a request's. `matched` is the length of the matched prefix or regex text.
 #[must_use]
-pub fn upstream_path(base: &str, request: &str, matched: usize, strip: bool) -> String {
+pub fn upstream_path(base: &str, request: &str, matched: usize, strip: bool, joint: Joint) -> String {
+    match joint {
+        Joint::Segments => join_segments(base, request, matched, strip),
+        Joint::Text => join_text(base, request, matched, strip),
+    }
+}
+
+/// Kong `get_upstream_uri_v1`.
+fn join_text(base: &str, request: &str, matched: usize, strip: bool) -> String {
+    let rest =
+        if strip { postfix(request.get(matched..).unwrap_or_default()) } else { &request[1.min(request.len())..] };
+    match base.strip_suffix('/') {
+        Some(stem) if rest.starts_with('/') => [stem, rest].concat(),
+        _ => [base, rest].concat(),
+    }
+}
+
+/// Kong `get_upstream_uri_v0`.
+fn join_segments(base: &str, request: &str, matched: usize, strip: bool) -> String {
     if !strip {
         return match base.strip_suffix('/') {
             Some(stem) => [stem, request].concat(),
@@ -240,7 +267,19 @@ mod tests {
             ("/", 6, true, "/route-suffix", "/-suffix"),
             ("/", 4, true, "/apis", "/s"),
         ] {
-            assert_eq!(upstream_path(base, request, matched, strip), upstream, "{base} {request}");
+            assert_eq!(upstream_path(base, request, matched, strip, Joint::Segments), upstream, "{base} {request}");
+        }
+        for (base, matched, strip, request, upstream) in [
+            ("/", 6, true, "/route", "/"),
+            ("/", 6, true, "/route/", "/"),
+            ("/service", 6, true, "/routereq", "/servicereq"),
+            ("/service", 6, false, "/route", "/serviceroute"),
+            ("/service", 7, true, "/route/", "/service"),
+            ("/service/", 1, true, "/route/", "/service/route/"),
+            ("/service/", 6, true, "/route/req", "/service/req"),
+            ("/service", 1, false, "/", "/service"),
+        ] {
+            assert_eq!(upstream_path(base, request, matched, strip, Joint::Text), upstream, "{base} {request}");
         }
     }
 }

@@ -21,6 +21,9 @@ pub enum Algorithm {
     Latency,
 }
 
+/// Port of a target that names none (Kong).
+pub const PORT: u16 = 8000;
+
 /// What a request is hashed by (Kong `hash_on`, `hash_fallback`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -194,37 +197,40 @@ impl Group {
         }
     }
 
-    /// Each target with the states that it can have, and whether it has them (`kong_upstream_target_health`).
-    pub fn states(&self) -> impl Iterator<Item = (&str, &'static str, bool)> {
-        self.places.iter().flat_map(|place| {
-            let state = match (self.checked(), place.member.is_healthy()) {
-                (false, _) => "healthchecks_off",
-                (true, true) => "healthy",
-                (true, false) => "unhealthy",
-            };
-            ["healthchecks_off", "healthy", "unhealthy"].map(|of| (place.target.as_str(), of, of == state))
-        })
+    /// The target at `at` as Kong's admin API names its state; one that gets no requests has none.
+    #[must_use]
+    pub fn health_of(&self, at: usize) -> &'static str {
+        match self.places.get(at) {
+            Some(place) if self.checked() && place.weight > 0 => word(place.member.is_healthy()),
+            _ => "HEALTHCHECKS_OFF",
+        }
     }
 
-    /// The health of the upstream and its targets, as Kong's `/upstreams/{upstream}/health` tells it.
+    /// The upstream as a whole, in the same words.
     #[must_use]
-    pub fn report(&self) -> serde_json::Value {
-        let word = |healthy: bool| match (self.checked(), healthy) {
-            (false, _) => "HEALTHCHECKS_OFF",
-            (true, true) => "HEALTHY",
-            (true, false) => "UNHEALTHY",
-        };
-        let targets = self.places.iter().map(|place| {
-            serde_json::json!({
-                "target": place.target, "weight": place.weight, "health": word(place.member.is_healthy()),
-                "upstream": { "id": self.id },
-            })
-        });
-        serde_json::json!({
-            "upstream": { "id": self.id, "name": self.name, "health": word(self.is_up()) },
-            "data": targets.collect::<Vec<_>>(),
+    pub fn health(&self) -> &'static str {
+        if self.checked() { word(self.is_up()) } else { "HEALTHCHECKS_OFF" }
+    }
+
+    /// The place of a target by its name as it stands in the file.
+    #[must_use]
+    pub fn place_of(&self, target: &str) -> Option<usize> {
+        let by_default = format!("{target}:{PORT}");
+        self.places.iter().position(|place| place.target == target || place.target == by_default)
+    }
+
+    /// Each target with the states that it can have, and whether it has them (`kong_upstream_target_health`).
+    pub fn states(&self) -> impl Iterator<Item = (&str, &'static str, bool)> {
+        self.places.iter().enumerate().flat_map(|(at, place)| {
+            let state = self.health_of(at);
+            [("healthchecks_off", "HEALTHCHECKS_OFF"), ("healthy", "HEALTHY"), ("unhealthy", "UNHEALTHY")]
+                .map(|(label, of)| (place.target.as_str(), label, of == state))
         })
     }
+}
+
+fn word(healthy: bool) -> &'static str {
+    if healthy { "HEALTHY" } else { "UNHEALTHY" }
 }
 
 #[cfg(test)]
@@ -275,7 +281,10 @@ mod tests {
             }
             group.witness(1, Sign::TcpFailure);
             assert_eq!(choose(&group, &turns, 7, &[], 7), None);
-            assert_eq!(group.report()["upstream"]["health"], "UNHEALTHY");
+            assert_eq!(
+                (group.health(), group.health_of(1), group.health_of(2)),
+                ("UNHEALTHY", "UNHEALTHY", "HEALTHCHECKS_OFF")
+            );
         }
     }
 
@@ -312,6 +321,6 @@ mod tests {
         group.threshold = 49.0;
         assert!(group.is_up());
         group.passive = Checks::default();
-        assert_eq!(group.report()["data"][0]["health"], "HEALTHCHECKS_OFF");
+        assert_eq!(group.health_of(0), "HEALTHCHECKS_OFF");
     }
 }

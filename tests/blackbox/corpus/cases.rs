@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gateway_tests::deadline::holds_within;
 use gateway_tests::gateway::command;
-use gateway_tests::{Client, Gateway, Reply, Request, Setup, Upstream, fresh_minute};
+use gateway_tests::{Client, Gateway, Redis, Reply, Request, Setup, Upstream, fresh_minute};
 use serde_json::{Value, json};
 
 use super::judge::complaints;
@@ -18,6 +18,9 @@ const ECHO_PORT: u64 = 15555;
 
 /// The port at which they expect an upstream that always answers 200.
 const ALWAYS_PORT: u64 = 15999;
+
+/// The port at which they expect Redis.
+const REDIS_PORT: u64 = 6379;
 
 #[test]
 fn acl() {
@@ -111,7 +114,7 @@ fn is_built(name: &str) -> bool {
 }
 
 fn one(case: &Value, echo: &Upstream, always: &Upstream) -> End {
-    if let Some(needs) = case.get("needs").filter(|needs| !needs.is_null()) {
+    if let Some(needs) = case.get("needs").filter(|needs| !needs.is_null() && *needs != "redis") {
         return End::Skipped(format!("needs {}", gateway_tests::json::plain(needs)));
     }
     let plugins = case["config"]["plugins"].as_array().into_iter().flatten();
@@ -120,7 +123,9 @@ fn one(case: &Value, echo: &Upstream, always: &Upstream) -> End {
         return End::Skipped(format!("needs the plugin {name}"));
     }
     let name = case["name"].as_str().unwrap_or_default();
-    let config = settle(&case["config"], echo, always);
+    // A server of its own: the cases count under the same keys.
+    let redis = (case["needs"] == "redis").then(Redis::start);
+    let config = settle(&case["config"], echo, always, redis.as_ref());
     let gateway = match Setup::new(&settings(config.clone(), &case["kong_conf"])).launch() {
         Ok(gateway) => gateway,
         Err(exit) => return End::Failed(format!("{name}: the configuration is refused: {}", exit.stderr.trim())),
@@ -150,7 +155,7 @@ fn one(case: &Value, echo: &Upstream, always: &Upstream) -> End {
 }
 
 /// The configuration with the upstreams' ports as they are here.
-fn settle(config: &Value, echo: &Upstream, always: &Upstream) -> Value {
+fn settle(config: &Value, echo: &Upstream, always: &Upstream, redis: Option<&Redis>) -> Value {
     let port = |port: u64| match port {
         ECHO_PORT => u64::from(echo.port()),
         ALWAYS_PORT => u64::from(always.port()),
@@ -164,6 +169,11 @@ fn settle(config: &Value, echo: &Upstream, always: &Upstream) -> Value {
         if let Some(url) = service["url"].as_str() {
             let url = url.replace(&ECHO_PORT.to_string(), &echo.port().to_string());
             service["url"] = url.replace(&ALWAYS_PORT.to_string(), &always.port().to_string()).into();
+        }
+    }
+    for plugin in config["plugins"].as_array_mut().into_iter().flatten() {
+        if let (Some(redis), true) = (redis, plugin["config"]["redis"]["port"] == REDIS_PORT) {
+            plugin["config"]["redis"]["port"] = redis.port().into();
         }
     }
     config

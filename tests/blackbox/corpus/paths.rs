@@ -18,7 +18,7 @@ fn table() {
     let Some(folder) = open("paths::table") else { return };
     let text = fs::read_to_string(folder.join("path-handling.json")).unwrap();
     let table: Value = serde_json::from_str(&text).unwrap();
-    let mut services = Vec::new();
+    let (mut services, mut traditional) = (Vec::new(), Vec::new());
     let mut cases = Vec::new();
     let upstream = Upstream::echo();
     for row in table["rows"].as_array().unwrap() {
@@ -31,21 +31,27 @@ fn table() {
                     handling.as_str().unwrap_or_default()
                 );
                 let host = format!("{}.test", id.replace('/', "-"));
-                // `v1` means something to the `traditional` router only, which is not this one.
-                let runs = handling == "v0";
-                if runs {
-                    services.push(service(row, &strip, &host, upstream.port()));
+                // `v1` means something to the `traditional` router only, in which the rest stays as it is.
+                let first = handling == "v0";
+                traditional.push(service(row, &strip, &handling, &host, upstream.port()));
+                if first {
+                    services.push(service(row, &strip, &handling, &host, upstream.port()));
                 }
                 let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
                 let row = Row { host, request: text("request_path"), expected: text("expected_upstream_path") };
-                cases.push((id, runs.then_some(row)));
+                cases.push((id, (first, row)));
             }
         }
     }
-    let gateway = Gateway::start(&json!({ "_format_version": "3.0", "services": services }).to_string());
-    account("path-handling", &cases, |row| match row {
-        None => End::Skipped("path_handling v1 has effect in Kong's `traditional` flavour only".to_owned()),
-        Some(row) => one(&gateway, row),
+    let start = |services: Vec<Value>, flavor: &str| {
+        let gateway = json!({ "router_flavor": flavor });
+        Gateway::start(&json!({ "_format_version": "3.0", "services": services, "gateway": gateway }).to_string())
+    };
+    let default = start(services, "traditional_compatible");
+    let traditional = start(traditional, "traditional");
+    account("path-handling", &cases, |(first, row)| match (first, one(&traditional, row)) {
+        (true, End::Passed) => one(&default, row),
+        (_, end) => end,
     });
 }
 
@@ -53,10 +59,10 @@ fn each(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_else(|| vec![value.clone()])
 }
 
-fn service(row: &Value, strip: &Value, host: &str, port: u16) -> Value {
+fn service(row: &Value, strip: &Value, handling: &Value, host: &str, port: u16) -> Value {
     let mut service = json!({
         "name": host, "host": "127.0.0.1", "port": port,
-        "routes": [{ "name": host, "hosts": [host], "strip_path": strip }],
+        "routes": [{ "name": host, "hosts": [host], "strip_path": strip, "path_handling": handling }],
     });
     if row["service_path"].is_string() {
         service["path"] = row["service_path"].clone();

@@ -1,7 +1,10 @@
 //! HTTP/2 that would become ambiguous HTTP/1.1 behind us, and paths of every spelling over HTTP/2.
 
+use std::thread;
+use std::time::Duration;
+
 use gateway_tests::deadline::say;
-use gateway_tests::h2frames::{DATA, END_STREAM, Frames};
+use gateway_tests::h2frames::{DATA, END_STREAM, Frames, Outcome};
 use gateway_tests::{Gateway, Upstream};
 
 type Field = (Vec<u8>, Vec<u8>);
@@ -221,6 +224,8 @@ fn bodies_that_lie_about_their_length() {
         let mut frames = Frames::connect(gateway.proxy()).unwrap();
         frames.headers(1, &fields, 0).unwrap();
         for (at, piece) in pieces.iter().enumerate() {
+            // Time enough for whoever answers before the end.
+            thread::sleep(Duration::from_millis(50));
             // The gateway may have reset the stream already.
             let _ = frames.send(DATA, if at + 1 == pieces.len() { END_STREAM } else { 0 }, 1, piece);
         }
@@ -230,4 +235,28 @@ fn bodies_that_lie_about_their_length() {
         assert!(seen.iter().all(|seen| !seen.complete && !seen.target.contains("smuggled")), "{length}: {seen:?}");
     }
     say(&format!("CASES HTTP/2 lengths: {}", cases.len()));
+}
+
+#[test]
+fn an_end_of_its_own_frame_ends_a_body() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(super::CONFIG));
+    for (length, pieces) in
+        [("0", &[b"".as_slice()] as &[&[u8]]), ("2", &[b"ab", b""]), ("2", &[b"a", b"", b"b", b"", b""])]
+    {
+        let mut fields = request("POST", "/pub/x");
+        fields.push(field("content-length", length));
+        let fields: Vec<(&[u8], &[u8])> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let mut frames = Frames::connect(gateway.proxy()).unwrap();
+        frames.headers(1, &fields, 0).unwrap();
+        let before = upstream.count();
+        for (at, piece) in pieces.iter().enumerate() {
+            thread::sleep(Duration::from_millis(50));
+            assert!(!upstream.seen()[before..].iter().any(|seen| seen.complete), "complete before its end");
+            frames.send(DATA, if at + 1 == pieces.len() { END_STREAM } else { 0 }, 1, piece).unwrap();
+        }
+        assert_eq!(frames.outcome(1), Outcome::Status(200));
+        let seen = upstream.seen().pop().unwrap();
+        assert!(seen.complete && seen.body == pieces.concat(), "{seen:?}");
+    }
 }

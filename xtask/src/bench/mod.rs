@@ -5,14 +5,28 @@ use anyhow::Result;
 
 use crate::{bars, build, shell, test};
 
+mod duty;
+mod idle;
+mod load;
 mod peers;
+mod plugins;
 mod proxy;
-mod wrk;
+mod race;
+mod report;
+mod scenario;
+mod server;
+mod tokens;
 
 #[derive(clap::Subcommand)]
 pub enum What {
-    /// CPU a request, throughput and latency beside nginx and haproxy
-    Proxy(proxy::Options),
+    /// The first scenario of `peers` beside nginx and haproxy alone: CPU a request, throughput and latency
+    Proxy(proxy::Length),
+    /// CPU a request in every scenario beside nginx, haproxy, Envoy, Caddy and Pingora, and memory of idle connections
+    Peers(proxy::Options),
+    /// CPU that plugins add to a request of the bare proxy, and the cost of a 429
+    Plugins(plugins::Options),
+    /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
+    Limits,
     /// The kernel edge's bars that are figures, as one table; `-- --cost`, `-- --tax`, `-- --flood` measure a part
     /// (root)
     Edge {
@@ -28,7 +42,14 @@ pub enum What {
 /// Something that it needs is missing or failed.
 pub fn run(what: &What) -> Result<()> {
     match what {
-        What::Proxy(options) => proxy::run(options),
+        What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
+        What::Peers(options) => proxy::run(options),
+        What::Plugins(options) => plugins::run(options),
+        What::Limits => {
+            let mut command = shell::cargo();
+            command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);
+            shell::run(command.env("GATEWAY_BIN", build::gateway(build::Profile::Release)?))
+        }
         What::Edge { rest } => edge(rest),
     }
 }

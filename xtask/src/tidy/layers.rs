@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("limits", 0),
     ("privileges", 0),
     ("proxy::h1", 0),
+    ("proxy::h2", 0),
     ("proxy::line", 0),
     ("proxy::presence", 0),
     ("proxy::registry", 0),

@@ -49,6 +49,7 @@ fn shared() -> Option<Arc<Shared>> {
     let (writer, _) = LogWriter::start().ok()?;
     Some(Arc::new(Shared {
         windows: Windows::default(),
+        fleet: Arc::default(),
         circuits: crate::upstreams::circuit::Circuits::default(),
         members: crate::upstreams::member::Members::default(),
         writer,

@@ -256,6 +256,7 @@ pub(crate) mod bench {
         let tree = parse(config).expect("parses");
         let shared = Arc::new(Shared {
             windows: Default::default(),
+            fleet: Default::default(),
             circuits: Default::default(),
             members: Default::default(),
             writer: LogWriter::start().expect("starts").0,

@@ -309,8 +309,13 @@ mod tests {
         let plugin = plugin("cors", config, &identities(Vec::new()));
         let mut exchange = Exchange::for_test("GET", "/", headers);
         assert_eq!(answer(&plugin, &mut exchange), "continue");
-        let mut response =
-            Response { status: StatusCode::OK, headers: HeaderMap::new(), body: None, from_upstream: true };
+        let mut response = Response {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: None,
+            from_upstream: true,
+            without_body: false,
+        };
         response.headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("upstream"));
         response.headers.insert(VARY, HeaderValue::from_static("Accept"));
         plugin.on_response(&mut exchange, &mut response);
@@ -412,8 +417,13 @@ mod tests {
     fn a_preflight_gets_nothing_more_on_its_way_back() {
         let plugin = plugin("cors", "preflight_continue: true", &identities(Vec::new()));
         let mut exchange = Exchange::for_test("OPTIONS", "/", &[("origin", "http://a.test"), ASK]);
-        let mut response =
-            Response { status: StatusCode::OK, headers: HeaderMap::new(), body: None, from_upstream: true };
+        let mut response = Response {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: None,
+            from_upstream: true,
+            without_body: false,
+        };
         plugin.on_response(&mut exchange, &mut response);
         assert!(response.headers.is_empty());
     }

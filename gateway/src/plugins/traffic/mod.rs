@@ -2,7 +2,9 @@
 //! know sockets, pools or routers.
 
 pub mod circuit_breaker;
+pub mod quota;
 pub mod rate_limiting;
 pub mod redirect;
 pub mod request_size_limiting;
 pub mod request_termination;
+pub mod response_ratelimiting;

@@ -1,115 +1,106 @@
-//! Kong's `rate-limiting` with policy `local`: fixed windows of the UTC calendar, exact across workers. It counts and
-//! says so in headers; it must not know what becomes of those who do not listen.
+//! Kong's `rate-limiting`: fixed windows of the UTC calendar, counted in this process or in Redis, exact in both. It counts
+//! and says so in headers; it must not know what becomes of those who do not listen.
 
 mod config;
+mod shared;
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use smallvec::SmallVec;
 
+use super::quota::by::{By, Who};
+use super::quota::headers::{Named, Style};
 use crate::document::Fields;
 use crate::identity::Identities;
+use crate::limits::store::lease::Terms;
+use crate::limits::store::{Fault, Server};
 use crate::limits::window::{Period, Usage};
 use crate::plugins::{Flow, Kind, Plugin, Setup, Shared};
-use crate::proxy::exchange::{Exchange, Put};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::reply::Reply;
 
 /// The kind.
 pub const KIND: Kind = Kind { name: "rate-limiting", priority: 910, consumer_scope: true, compile };
 
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
-
 const NANOS: u64 = 1_000_000_000;
-
-/// Whose requests share a counter; all fall back to the client's address.
-#[derive(Clone, Debug)]
-enum LimitBy {
-    Consumer,
-    Credential,
-    Ip,
-    Service,
-    Header(HeaderName),
-    Path(String),
-}
 
 struct Limit {
     period: Period,
     requests: u64,
-    requests_value: HeaderValue,
-    limit_name: HeaderName,
-    remaining_name: HeaderName,
+    named: Named,
 }
 
-struct RateLimiting {
+struct RateLimiting(Arc<Rule>);
+
+struct Rule {
     /// Shortest period first.
     limits: Vec<Limit>,
-    by: LimitBy,
+    who: Who,
     /// Has taken in the plugin's route and service already: the prefix of Kong's key.
     scope: DefaultHasher,
+    route: String,
+    service: String,
     identities: Arc<Identities>,
     shared: Arc<Shared>,
-    hide_client_headers: bool,
+    store: Store,
+    fault_tolerant: bool,
+    style: Style,
     error_code: StatusCode,
     error_message: Cow<'static, str>,
 }
 
-/// What each limit says, in the order of `RateLimiting::limits`.
+/// Where is counted.
+enum Store {
+    /// In this process.
+    Local,
+    /// In Redis: limits from `from` requests on by `terms`, lower ones for every request.
+    Redis { server: Arc<Server>, terms: Option<Arc<Terms>>, from: u64 },
+}
+
+/// What each limit says, in the order of `Rule::limits`.
 type Usages = SmallVec<[Usage; 2]>;
 
 impl Plugin for RateLimiting {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
+        let rule = &self.0;
         let unix_s = exchange.started_unix_ns / NANOS;
-        let (usages, refused) = self.count(self.key(exchange), unix_s);
-        let mut reply = refused.then(|| Reply::templated("rate-limiting", self.error_code, self.error_message.clone()));
-        if !self.hide_client_headers {
-            let reset_s = self.tell(&usages, exchange);
-            reply = reply.map(|r| r.retry_after(reset_s));
+        let key = rule.key(exchange);
+        match &rule.store {
+            Store::Local => {
+                let usages = rule.count(key, unix_s);
+                rule.answer(&usages, exchange)
+            }
+            Store::Redis { server, terms, from } => match rule.shared.fleet.denials.of(key, unix_s) {
+                Some(usages) => rule.answer(&usages, exchange),
+                None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, exchange),
+            },
         }
-        reply.map_or(Flow::Continue, Flow::from)
     }
 
     /// By the period that grants most.
     fn quota(&self) -> Option<u64> {
-        let by_caller = matches!(self.by, LimitBy::Consumer | LimitBy::Credential);
-        let rates = self.limits.iter().map(|limit| limit.requests.div_ceil(limit.period.seconds_min()));
+        let by_caller = matches!(self.0.who.by, By::Consumer | By::Credential);
+        let rates = self.0.limits.iter().map(|limit| limit.requests.div_ceil(limit.period.seconds_min()));
         rates.max().filter(|_| by_caller)
     }
 }
 
-impl RateLimiting {
+impl Rule {
     /// Hash of scope and identifier, keyed at random so that nobody can aim at the counter of another.
     fn key(&self, exchange: &Exchange) -> u64 {
         let mut hasher = self.scope.clone();
-        match self.identifier(exchange) {
+        match self.who.known(exchange, &self.identities) {
             Some(identifier) => identifier.hash(&mut hasher),
-            None => exchange.client.ip.to_canonical().hash(&mut hasher),
+            None => self.who.address(exchange.client.ip).hash(&mut hasher),
         }
         hasher.finish()
     }
 
-    fn identifier<'a>(&'a self, exchange: &'a Exchange) -> Option<&'a [u8]> {
-        let credential = || exchange.credential().map(|c| c.as_bytes());
-        match &self.by {
-            LimitBy::Ip => None,
-            LimitBy::Consumer => match exchange.consumer().and_then(|c| self.identities.consumer(c)) {
-                Some(consumer) => Some(consumer.id.as_bytes()),
-                None => credential(),
-            },
-            LimitBy::Credential => credential(),
-            LimitBy::Service => exchange.route.as_ref()?.service.as_ref().map(|s| s.id.as_bytes()),
-            LimitBy::Header(name) => first(&exchange.request.headers, name),
-            LimitBy::Path(path) => (exchange.path == *path).then_some(path.as_bytes()),
-        }
-    }
-
     /// Counts the request in every period, or in none when one refuses it.
-    fn count(&self, key: u64, unix_s: u64) -> (Usages, bool) {
+    fn count(&self, key: u64, unix_s: u64) -> Usages {
         let windows = &self.shared.windows;
         let mut usages = Usages::new();
         for (limit, period) in self.limits.iter().map(|l| (l.requests, l.period)) {
@@ -117,10 +108,10 @@ impl RateLimiting {
             usages.push(usage);
             if !usage.admitted {
                 self.take_back(&mut usages, key, unix_s);
-                return (usages, true);
+                break;
             }
         }
-        (usages, false)
+        usages
     }
 
     /// The last of `usages` refused: the shorter periods give back their count, the longer ones are only read.
@@ -135,59 +126,67 @@ impl RateLimiting {
         }
     }
 
-    /// Puts the headers on the answer: a pair for each period, and those of the tightest window, whose seconds to its
-    /// end are returned.
-    fn tell(&self, usages: &Usages, exchange: &mut Exchange) -> u64 {
-        let headers = &mut exchange.response_headers;
-        headers.reserve(2 * self.limits.len() + 3);
-        let mut tightest: Option<(&Limit, Usage)> = None;
-        for (limit, usage) in self.limits.iter().zip(usages) {
-            headers.push((limit.limit_name.clone(), limit.requests_value.clone(), Put::Set));
-            headers.push((limit.remaining_name.clone(), HeaderValue::from(usage.remaining), Put::Set));
-            // Of equals the longer period counts.
-            if tightest.is_none_or(|(_, t)| usage.remaining <= t.remaining) {
-                tightest = Some((limit, *usage));
-            }
+    /// Tells the client where it stands; the answer, when a limit refused.
+    fn answer(&self, usages: &Usages, exchange: &mut Exchange) -> Flow {
+        let reset_s = self.style.tell(self.limits.iter().map(|l| &l.named).zip(usages.iter().copied()), exchange);
+        if usages.iter().all(|usage| usage.admitted) {
+            return Flow::Continue;
         }
-        let Some((limit, usage)) = tightest else { return 1 };
-        headers.push((LIMIT, limit.requests_value.clone(), Put::Set));
-        headers.push((REMAINING, HeaderValue::from(usage.remaining), Put::Set));
-        headers.push((RESET, HeaderValue::from(usage.reset_s), Put::Set));
-        usage.reset_s
+        let reply = Reply::templated(KIND.name, self.error_code, self.error_message.clone());
+        match reset_s {
+            Some(reset_s) => reply.retry_after(reset_s).into(),
+            None => reply.into(),
+        }
+    }
+
+    /// The store gave no answer: as Kong, the request passes without headers, or fails.
+    fn without_store(&self, fault: &Fault) -> Flow {
+        self.shared.fleet.complain(KIND.name, fault);
+        if self.fault_tolerant { Flow::Continue } else { failure().into() }
     }
 }
 
-fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    headers.get(name).map(HeaderValue::as_bytes)
+fn failure() -> Reply {
+    Reply::templated(KIND.name, StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred")
 }
 
 fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let limits = config::limits(fields);
-    let by = config::limit_by(fields);
-    config::report_policy(fields);
-    // The local store cannot fail, and there is nothing to synchronise.
-    fields.boolean("fault_tolerant");
-    fields.number("sync_rate", -1.0..=f64::MAX);
+    let who = Who::read(fields, "limit_by", 6);
+    let store = config::store(fields);
+    let fault_tolerant = fields.boolean("fault_tolerant").unwrap_or(true);
     let error_code = fields.integer("error_code", 200..=599).unwrap_or(429);
     let error_message = fields.string("error_message").map_or("API rate limit exceeded".into(), Cow::Owned);
-    let hide_client_headers = fields.boolean("hide_client_headers").unwrap_or(false);
+    let style = config::style(fields);
+    let (limits, store) = (limits?, store?);
     let mut scope = setup.shared.hash_keys.build_hasher();
     (setup.route, setup.service).hash(&mut scope);
-    Some(Arc::new(RateLimiting {
-        limits: limits?,
-        by: by?,
+    if let Store::Redis { server, terms, from } = &store {
+        // A denial or a slice by another server, or of another limit, is none here.
+        (server, terms, from).hash(&mut scope);
+        limits.iter().for_each(|limit| (limit.period, limit.requests).hash(&mut scope));
+    }
+    Some(Arc::new(RateLimiting(Arc::new(Rule {
+        limits,
+        who: who?,
         scope,
+        route: setup.route.to_owned(),
+        service: setup.service.to_owned(),
         identities: Arc::clone(setup.identities),
         shared: Arc::clone(setup.shared),
-        hide_client_headers,
+        store,
+        fault_tolerant,
+        style,
         error_code: StatusCode::from_u16(error_code as u16).unwrap_or(StatusCode::TOO_MANY_REQUESTS),
         error_message,
-    }))
+    }))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
+
     use crate::plugins::fixture::{bad, compile as build, good, pass, reply, route, shared, told};
     use crate::proxy::exchange::Authenticated;
 
@@ -354,7 +353,10 @@ mod tests {
             ("minute: 1\nlimit_by: path\npath: x", "does not begin with `/`"),
             ("minute: 1\nlimit_by: who", "`limit_by` is `who`"),
             ("minute: 1\npolicy: cluster", ":2:1: error: rate-limiting policy `cluster` needs a database"),
-            ("minute: 1\npolicy: redis", "policy `redis`"),
+            ("minute: 1\npolicy: redis", "policy `redis` needs to know where Redis is"),
+            ("minute: 1\npolicy: redis\nredis: {host: h}\nsync_rate: 0.01", "`sync_rate` is 0.01"),
+            ("minute: 1\nredis: {host: h, port: 0}", "an integer from 1 to 65535"),
+            ("minute: 1\nipv6_prefix: 129", "an integer from 1 to 128"),
             ("minute: 1\nminutes: 1", "did you mean `minute`?"),
             ("minute: 1\nredis: {hots: x}", "did you mean `host`?"),
         ] {
@@ -364,8 +366,8 @@ mod tests {
     }
 
     #[test]
-    fn old_and_unbuilt_settings_are_warnings() {
-        let (plugin, report) = build(&KIND, "{minute: 1, policy: redis, redis_host: h}", true, &shared());
+    fn old_names_of_the_server_are_warnings() {
+        let (plugin, report) = build(&KIND, "{minute: 1, policy: redis, redis_host: h}", false, &shared());
         assert!(plugin.is_some());
         assert!(report.contains("`redis_host` is deprecated: it is `redis.host` now"), "{report}");
         assert!(!report.contains("error"), "{report}");

@@ -431,7 +431,7 @@ add: {headers: ['x-was:$(headers[\"x-old\"])'], querystring: ['was:$(query_param
         let path = |target: &str| {
             let mut ex = Exchange::for_test("GET", target, &[]);
             match plugin.on_request(&mut ex) {
-                Flow::Continue => ex.upstream_path,
+                Flow::Continue | Flow::Wait(_) => ex.upstream_path,
                 Flow::Reply(reply) => reply.status.as_u16().to_string(),
             }
         };

@@ -1,105 +1,24 @@
 //! Reads the `config` of `rate-limiting`. It must not count.
 
-use http::header::{HeaderName, HeaderValue};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Limit, LimitBy};
+use super::{Limit, Store};
 use crate::document::Fields;
+use crate::limits::store::exact::lifetime_s;
+use crate::limits::store::lease::{OnLoss, Terms};
 use crate::limits::window::Period;
+use crate::plugins::traffic::quota::headers::{Named, Style};
+use crate::plugins::traffic::quota::{periods, redis};
 
-/// The limits, shortest period first; Kong wants at least one, and none below that of a shorter period.
+/// The limits, shortest period first.
 pub(super) fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
-    let mut limits: Vec<Limit> = Vec::new();
-    let mut shorter: Option<(&str, i64)> = None;
-    let mut sound = true;
-    for (name, period) in Period::ALL {
-        if fields.node(name).is_none() {
-            continue;
-        }
-        let Some(requests) = fields.integer(name, 1..=i64::MAX) else {
-            sound = false;
-            continue;
-        };
-        if let Some((other, more)) = shorter.filter(|(_, more)| *more > requests) {
-            let message = format!("the limit of `{name}` ({requests}) is lower than that of `{other}` ({more})");
-            fields.report.error(fields.place_of(name), message);
-            sound = false;
-        }
-        shorter = Some((name, requests));
-        limits.push(limit(name, period, requests as u64));
-    }
-    if limits.is_empty() && sound {
-        let periods = Period::ALL.map(|(name, _)| name).join(", ");
-        fields.report.mismatch(fields.place(), "rate-limiting has no limit", format!("at least one of {periods}"));
-        sound = false;
-    }
-    sound.then_some(limits)
-}
-
-fn limit(name: &str, period: Period, requests: u64) -> Limit {
-    let header = |what: &str| {
-        HeaderName::try_from(format!("x-ratelimit-{what}-{name}")).expect("the names of periods are lower-case letters")
-    };
-    Limit {
+    let named = |(period, requests): (Period, u64)| Limit {
         period,
         requests,
-        requests_value: HeaderValue::from(requests),
-        limit_name: header("limit"),
-        remaining_name: header("remaining"),
-    }
-}
-
-/// Whose requests share a counter, with the fields that some choices need.
-pub(super) fn limit_by(fields: &Fields<'_>) -> Option<LimitBy> {
-    let header = fields.string("header_name").and_then(|name| header_name(fields, name));
-    let path = fields.string("path").filter(|path| {
-        let sound = path.starts_with('/');
-        if !sound {
-            fields.report.mismatch(fields.place_of("path"), "`path` does not begin with `/`", "a path");
-        }
-        sound
-    });
-    let choices = [
-        ("consumer", LimitWord::Consumer),
-        ("credential", LimitWord::Credential),
-        ("ip", LimitWord::Ip),
-        ("service", LimitWord::Service),
-        ("header", LimitWord::Header),
-        ("path", LimitWord::Path),
-    ];
-    let given = fields.node("limit_by").is_some();
-    Some(match fields.choice("limit_by", &choices) {
-        None if given => return None,
-        None | Some(LimitWord::Consumer) => LimitBy::Consumer,
-        Some(LimitWord::Credential) => LimitBy::Credential,
-        Some(LimitWord::Ip) => LimitBy::Ip,
-        Some(LimitWord::Service) => LimitBy::Service,
-        Some(LimitWord::Header) => {
-            fields.require("header_name");
-            LimitBy::Header(header?)
-        }
-        Some(LimitWord::Path) => {
-            fields.require("path");
-            LimitBy::Path(path?)
-        }
-    })
-}
-
-#[derive(Clone, Copy)]
-enum LimitWord {
-    Consumer,
-    Credential,
-    Ip,
-    Service,
-    Header,
-    Path,
-}
-
-fn header_name(fields: &Fields<'_>, name: String) -> Option<HeaderName> {
-    let parsed = HeaderName::try_from(&name).ok();
-    if parsed.is_none() {
-        fields.report.mismatch(fields.place_of("header_name"), format!("`{name}` is no header name"), "a header name");
-    }
-    parsed
+        named: Named::new(period.name(), requests, lifetime_s(period)),
+    };
+    Some(periods::read(fields, "rate-limiting")?.into_iter().map(named).collect())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -109,44 +28,91 @@ enum Policy {
     Redis,
 }
 
-/// Kong's spellings of the Redis connection before 3.7, and what took their place.
-const FLAT: [(&str, &str); 9] = [
-    ("redis_host", "host"),
-    ("redis_port", "port"),
-    ("redis_timeout", "timeout"),
-    ("redis_username", "username"),
-    ("redis_password", "password"),
-    ("redis_database", "database"),
-    ("redis_ssl", "ssl"),
-    ("redis_ssl_verify", "ssl_verify"),
-    ("redis_server_name", "server_name"),
-];
-
-/// Reports the policies that are not `local`; whatever stands there, this process counts for itself.
-pub(super) fn report_policy(fields: &Fields<'_>) {
+/// The policy and where Redis is.
+pub(super) fn store(fields: &Fields<'_>) -> Option<Store> {
     let choices = [("local", Policy::Local), ("cluster", Policy::Cluster), ("redis", Policy::Redis)];
-    match fields.choice("policy", &choices) {
-        Some(Policy::Cluster) => fields.report.mismatch(
-            fields.place_of("policy"),
-            "rate-limiting policy `cluster` needs a database, and there is none",
-            "`local`",
-        ),
-        Some(Policy::Redis) => fields.report.unsupported(
-            fields.place_of("policy"),
-            "rate-limiting policy `redis`",
-            Some("use `policy: local`; with `--allow-unsupported` this process counts for itself"),
-        ),
-        Some(Policy::Local) | None => {}
+    let given = fields.node("policy").is_some();
+    let policy = fields.choice("policy", &choices);
+    let server = redis::read(fields, policy == Some(Policy::Redis));
+    let (interval, lease) = (sync_rate(fields), lease(fields));
+    if policy != Some(Policy::Redis) && lease.is_some() && fields.given("lease") {
+        fields.report.mismatch(fields.place_of("lease"), "`lease` divides a limit among gateways", "`policy: redis`");
     }
-    for (flat, nested) in FLAT {
-        fields.skip(flat);
-        if fields.given(flat) {
-            fields.report.warn(fields.place_of(flat), format!("`{flat}` is deprecated: it is `redis.{nested}` now"));
-        }
+    if let (Some(_), Some(_), true) = (&interval, &lease, fields.given("lease")) {
+        let message = "`lease` and `sync_rate` are two ways of asking Redis less often";
+        fields.report.mismatch(fields.place_of("lease"), message, "one of them");
     }
-    if let Some(redis) = fields.fields("redis") {
-        for (_, nested) in FLAT {
-            redis.skip(nested);
+    match policy {
+        Some(Policy::Cluster) => {
+            fields.report.mismatch(
+                fields.place_of("policy"),
+                "rate-limiting policy `cluster` needs a database, and there is none",
+                "`local` or `redis`",
+            );
+            None
         }
+        Some(Policy::Redis) => {
+            let server = server?;
+            let terms = |lease: Lease| Terms {
+                server: Arc::clone(&server),
+                refresh: lease.refresh,
+                on_loss: lease.on_loss,
+                nodes: lease.nodes,
+                counts: lease.counts,
+            };
+            let lease = interval.or(lease);
+            let from = lease.as_ref().map_or(u64::MAX, |lease| lease.from);
+            let terms = lease.map(|lease| Arc::new(terms(lease)));
+            Some(Store::Redis { server, terms, from })
+        }
+        Some(Policy::Local) => Some(Store::Local),
+        None => (!given).then_some(Store::Local),
+    }
+}
+
+/// How Redis is asked less often than for every request.
+struct Lease {
+    from: u64,
+    refresh: Duration,
+    on_loss: OnLoss,
+    nodes: u64,
+    counts: bool,
+}
+
+/// Kong's `sync_rate`: -1 asks Redis for every request, from 0.02 s on counts are brought together at that interval.
+fn sync_rate(fields: &Fields<'_>) -> Option<Lease> {
+    let seconds = fields.number("sync_rate", -1.0..=86_400.0)?;
+    if seconds < 0.02 {
+        if seconds != -1.0 {
+            let message = format!("`sync_rate` is {seconds}");
+            fields.report.mismatch(fields.place_of("sync_rate"), message, "-1, or a number of seconds from 0.02");
+        }
+        return None;
+    }
+    let refresh = Duration::from_secs_f64(seconds);
+    Some(Lease { from: 0, refresh, on_loss: OnLoss::Share, nodes: 1, counts: true })
+}
+
+/// The own key `lease`: large limits are taken from slices of their window.
+fn lease(fields: &Fields<'_>) -> Option<Lease> {
+    let block = fields.fields("lease")?;
+    let choices = [("share", OnLoss::Share), ("open", OnLoss::Open), ("closed", OnLoss::Closed)];
+    let refresh = block.number("refresh", 0.02..=10.0).unwrap_or(0.1);
+    Some(Lease {
+        from: block.integer("from", 1..=i64::MAX).unwrap_or(1000) as u64,
+        refresh: Duration::from_secs_f64(refresh),
+        on_loss: block.choice("on_loss", &choices).unwrap_or(OnLoss::Share),
+        nodes: block.integer("nodes", 1..=10_000).unwrap_or(1) as u64,
+        counts: false,
+    })
+}
+
+/// Which headers are written: Kong's, none, or by the own key `ietf_headers` those of the IETF's draft.
+pub(super) fn style(fields: &Fields<'_>) -> Style {
+    let hidden = fields.boolean("hide_client_headers").unwrap_or(false);
+    match fields.boolean("ietf_headers").unwrap_or(false) {
+        _ if hidden => Style::Hidden,
+        true => Style::Ietf,
+        false => Style::Kong,
     }
 }

@@ -2,31 +2,23 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use super::{CONNECTIONS, Load, Run, milliseconds};
 use crate::shell;
 
-/// One run of wrk.
-#[derive(Debug, PartialEq)]
-pub struct Run {
-    pub requests: u64,
-    pub seconds: f64,
-    pub per_second: f64,
-    pub p50_ms: f64,
-    pub p99_ms: f64,
-    /// Answers other than 2xx and 3xx, and socket errors.
-    pub errors: u64,
-}
-
-/// Loads `http://target/path` from one thread on one core.
+/// Loads `target` from one thread on one core.
 ///
 /// # Errors
 /// wrk failed, or printed something else.
-pub fn run(core: usize, connections: u32, seconds: u64, target: SocketAddr, path: &str) -> Result<Run> {
+pub fn run(load: &Load<'_>, target: SocketAddr, seconds: u64) -> Result<Run> {
     let mut command = shell::program("taskset");
-    command.args(["-c", &core.to_string(), "wrk", "--latency", "-t1"]);
-    command.args([format!("-c{connections}"), format!("-d{seconds}s"), format!("http://{target}{path}")]);
-    let text = shell::output(&mut command).with_context(|| format!("`{}` failed", shell::typed(&command)))?;
+    command.args(["-c", &load.core.to_string(), "wrk", "--latency", "-t1"]);
+    command.args([format!("-c{CONNECTIONS}"), format!("-d{seconds}s"), load.url(target)]);
+    for header in load.headers() {
+        command.args(["-H", &header]);
+    }
+    let text = shell::output(&mut command).context("wrk failed")?;
     read(&text).with_context(|| format!("wrk printed something else:\n{text}"))
 }
 
@@ -45,19 +37,9 @@ fn read(text: &str) -> Result<Run> {
         per_second: after("Requests/sec:").context("no rate")?.parse()?,
         p50_ms: milliseconds(after("50%").context("no median")?)?,
         p99_ms: milliseconds(after("99%").context("no 99th percentile")?)?,
-        errors: other + sockets,
+        refused: other,
+        errors: sockets,
     })
-}
-
-/// `1.23ms`, `456.00us`, `2.00s`, `1.50m`.
-fn milliseconds(text: &str) -> Result<f64> {
-    let units = [("us", 0.001), ("ms", 1.0), ("s", 1000.0), ("m", 60_000.0)];
-    for (unit, factor) in units {
-        if let Some(number) = text.strip_suffix(unit) {
-            return Ok(number.parse::<f64>()? * factor);
-        }
-    }
-    bail!("`{text}` is no duration")
 }
 
 #[cfg(test)]
@@ -84,7 +66,7 @@ Transfer/sec:      7.84MB
     #[test]
     fn the_output_of_wrk_is_read() {
         let run = read(OUTPUT).unwrap();
-        assert_eq!((run.requests, run.errors), (301_234, 10));
+        assert_eq!((run.requests, run.refused, run.errors), (301_234, 4, 6));
         assert!((run.p50_ms - 0.98).abs() < 1e-9 && (run.p99_ms - 2.3).abs() < 1e-9);
         assert!((run.seconds - 5.1).abs() < 1e-9 && (run.per_second - 59_065.49).abs() < 1e-9);
     }

@@ -1,0 +1,205 @@
+//! Large limits without a call for every request: slices of a window are leased from Redis in the background, or counts
+//! are brought together at an interval (Kong's `sync_rate`). The store knows what each gateway holds, so that a lost
+//! answer, a restart on either side or a return after an outage is made good by the next call.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::{FromRedisValue, Script, ScriptInvocation};
+
+use super::exact::{ADD, lifetime_s};
+use super::slice::{Plan, Slice, Take};
+use super::{Fault, Fleet, Server, link};
+use crate::limits::window::Period;
+
+/// KEYS: what each gateway holds of a window. ARGV: who asks, what it holds, what it wants on top, the limit, the
+/// lifetime in seconds. Answer: what it gets, what all hold then, how many they are.
+static LEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local others, nodes, all = 0, 1, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if all[i] ~= ARGV[1] then
+    others, nodes = others + tonumber(all[i + 1]), nodes + 1
+  end
+end
+local claim, want = tonumber(ARGV[2]), tonumber(ARGV[3])
+local left = math.max(0, tonumber(ARGV[4]) - others - claim)
+if nodes > 1 then left = math.ceil(left / 2) end
+local grant = math.min(want, left)
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', claim + grant))
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return {grant, others + claim + grant, nodes}",
+    )
+});
+
+/// Requests that may wait for a slice at a time, in this process.
+pub const WAITING_MAX: u64 = 4096;
+/// How often one that waits looks again, and how many refreshes it waits at most.
+const LOOK: Duration = Duration::from_millis(5);
+const PATIENCE: u32 = 4;
+
+/// What happens beyond what is held when the store is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnLoss {
+    /// This process goes on with its share.
+    Share,
+    /// Requests pass uncounted.
+    Open,
+    /// Requests fail.
+    Closed,
+}
+
+/// How slices are leased.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// Who leases.
+    pub server: Arc<Server>,
+    /// The pause between two calls about one limit of one identity, in the long run.
+    pub refresh: Duration,
+    /// What happens without the store.
+    pub on_loss: OnLoss,
+    /// Gateways, for a process that never reached the store.
+    pub nodes: u64,
+    /// Counts are told to the store at each refresh, and nothing is leased (Kong's `sync_rate`).
+    pub counts: bool,
+}
+
+/// One limit of one identity.
+#[derive(Clone)]
+pub struct Account {
+    /// What this process holds of it.
+    pub slice: Arc<Slice>,
+    /// Requests in a window.
+    pub limit: u64,
+    /// The window's length.
+    pub period: Period,
+}
+
+/// Now, as the clocks of a request say.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Nanoseconds since 1970.
+    pub unix_ns: u64,
+    /// Monotonic nanoseconds.
+    pub monotonic_ns: u64,
+}
+
+impl Account {
+    /// The window that a request counts in.
+    #[must_use]
+    pub fn window(&self, now: Now) -> u32 {
+        self.slice.running(self.period.window(now.unix_ns / 1_000_000_000).0)
+    }
+
+    /// Takes one request from what is held, and begins the calls that are due. `key` makes the store's key of the window
+    /// that holds a second.
+    pub fn take(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, now: Now, key: &dyn Fn(u64) -> Vec<u8>) -> Take {
+        let window = self.window(now);
+        let refresh_ns = terms.refresh.as_nanos() as u64;
+        if terms.counts {
+            self.slice.begin_counting(window, self.limit);
+            let took = self.slice.take(window, self.limit);
+            if let Some(plan) = self.slice.plan_report(window, refresh_ns, now.monotonic_ns) {
+                self.begin(fleet, terms, plan, key(now.unix_ns / 1_000_000_000));
+            }
+            return if took == Take::Short { Take::Over } else { took };
+        }
+        let took = self.slice.take(window, self.limit);
+        if let Some(plan) = self.slice.plan(window, self.limit, refresh_ns, now.monotonic_ns) {
+            self.begin(fleet, terms, plan, key(now.unix_ns / 1_000_000_000));
+        }
+        let (_, end_s) = self.period.window(now.unix_ns / 1_000_000_000);
+        let left_ns = (end_s * 1_000_000_000).saturating_sub(now.unix_ns);
+        if let Some(plan) = self.slice.plan_next(window, self.limit, refresh_ns, left_ns, now.monotonic_ns) {
+            self.begin(fleet, terms, plan, key(end_s));
+        }
+        took
+    }
+
+    /// Makes a call in the background.
+    fn begin(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, plan: Plan, key: Vec<u8>) {
+        let (account, fleet, terms) = (self.clone(), Arc::clone(fleet), Arc::clone(terms));
+        tokio::task::spawn_local(async move {
+            let _done = Done(&account.slice);
+            let answer = ask(&fleet, &terms, &account, plan, &key).await;
+            fleet.calls.note(&answer);
+            match (&answer, terms.counts) {
+                (Ok([total, ..]), true) => account.slice.reported(plan, *total, account.limit),
+                (Ok([grant, total, nodes]), false) => {
+                    account.slice.granted(plan, *grant, *total, *nodes, account.limit);
+                }
+                (Err(_), true) => {}
+                (Err(_), false) if terms.on_loss == OnLoss::Share => {
+                    account.slice.lose(plan, account.limit, terms.nodes);
+                }
+                (Err(_), false) => account.slice.lose_all(plan),
+            }
+            if let Err(fault) = &answer {
+                fleet.complain("lease", fault);
+            }
+        });
+    }
+
+    /// Waits until something is held, the window is used up, or patience ends.
+    pub async fn wait(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, key: &dyn Fn(u64) -> Vec<u8>) -> Take {
+        let Some(_waiting) = Waiting::begin(fleet) else { return Take::Over };
+        let looks = (terms.refresh * PATIENCE).as_millis() / LOOK.as_millis();
+        for _ in 0..looks.max(2) {
+            tokio::time::sleep(LOOK).await;
+            let now = Now { unix_ns: crate::clock::unix_ns(), monotonic_ns: crate::clock::monotonic_ns() };
+            let took = self.take(fleet, terms, now, key);
+            if took != Take::Short || self.slice.is_lost(self.window(now)) {
+                return took;
+            }
+        }
+        Take::Short
+    }
+}
+
+/// Ends a call, answered or not.
+struct Done<'a>(&'a Slice);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.done();
+    }
+}
+
+/// One of those who wait.
+struct Waiting<'a>(&'a Fleet);
+
+impl<'a> Waiting<'a> {
+    fn begin(fleet: &'a Fleet) -> Option<Self> {
+        fleet.enter(WAITING_MAX).then_some(Waiting(fleet))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+async fn ask(fleet: &Fleet, terms: &Terms, account: &Account, plan: Plan, key: &[u8]) -> Result<[u64; 3], Fault> {
+    let mut script;
+    if terms.counts {
+        script = ADD.key(key);
+        script.arg(plan.want).arg(lifetime_s(account.period));
+    } else {
+        script = LEASE.key(key);
+        // Asked for ahead of its time, and told of after it.
+        let life_s = lifetime_s(account.period) + 10;
+        script.arg(fleet.node()).arg(plan.claim).arg(plan.want).arg(account.limit).arg(life_s);
+    }
+    numbers(&terms.server, &script).await
+}
+
+async fn numbers(server: &Arc<Server>, script: &ScriptInvocation<'_>) -> Result<[u64; 3], Fault> {
+    let answer = link::call(server, script).await?;
+    let told = Vec::<i64>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let mut numbers = [0; 3];
+    for (number, told) in numbers.iter_mut().zip(told) {
+        *number = u64::try_from(told).unwrap_or(0);
+    }
+    Ok(numbers)
+}

@@ -1,0 +1,236 @@
+//! A request's way through limits that are shared by Redis: from slices that are held here, then by counters there. A
+//! request that one limit refuses is counted in none.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{Limit, NANOS, Rule, Usages};
+use crate::limits::store::exact::{self, Counter};
+use crate::limits::store::lease::{Account, Now, OnLoss, Terms};
+use crate::limits::store::slice::Take;
+use crate::limits::store::{Fault, Server};
+use crate::limits::window::Usage;
+use crate::plugins::{Flow, Resume};
+use crate::proxy::exchange::Exchange;
+
+/// Lets a request through the limits of `rule`: those of which `terms` say so from slices, the others by `server`.
+pub(super) fn pass(
+    rule: &Arc<Rule>,
+    server: &Arc<Server>,
+    terms: Option<(&Arc<Terms>, u64)>,
+    key: u64,
+    exchange: &mut Exchange,
+) -> Flow {
+    let mut passage = Passage::new(rule, terms, key, exchange);
+    match passage.take_all() {
+        Step::Done if passage.is_whole() => {
+            let usages = passage.usages(None);
+            rule.answer(&usages, exchange)
+        }
+        Step::Refused(at) => {
+            let usages = passage.refuse(at);
+            rule.answer(&usages, exchange)
+        }
+        Step::Lost => lost(rule, terms.map(|(terms, _)| terms.on_loss)),
+        Step::Done | Step::Short(_) => {
+            let server = Arc::clone(server);
+            Flow::Wait(Box::pin(async move {
+                let end = passage.settle(&server).await;
+                let resume: Resume = Box::new(move |exchange| match end {
+                    End::Told(usages) => passage.rule.answer(&usages, exchange),
+                    End::Lost => lost(&passage.rule, passage.terms.map(|terms| terms.on_loss)),
+                    End::Failed(fault) => passage.rule.without_store(&fault),
+                });
+                resume
+            }))
+        }
+    }
+}
+
+/// The store is lost and this process does not go on with a share.
+fn lost(rule: &Rule, on_loss: Option<OnLoss>) -> Flow {
+    match on_loss {
+        Some(OnLoss::Closed) => super::failure().into(),
+        _ => rule.without_store(&Fault::Down),
+    }
+}
+
+struct Passage {
+    rule: Arc<Rule>,
+    terms: Option<Arc<Terms>>,
+    identifier: Vec<u8>,
+    key: u64,
+    now: Now,
+    /// The limits that are leased, in the order of the rule's; the others are counted by the store.
+    accounts: SmallVec<[Option<Account>; 2]>,
+    /// What was taken so far, in the same order.
+    took: SmallVec<[Take; 2]>,
+}
+
+/// How far a passage got.
+enum Step {
+    /// Everything leased is taken.
+    Done,
+    /// This limit refused.
+    Refused(usize),
+    /// Nothing is held of this one now.
+    Short(usize),
+    /// The store is lost.
+    Lost,
+}
+
+/// How a passage ended that had to ask.
+enum End {
+    Told(Usages),
+    Lost,
+    Failed(Fault),
+}
+
+impl Passage {
+    fn new(rule: &Arc<Rule>, terms: Option<(&Arc<Terms>, u64)>, key: u64, exchange: &Exchange) -> Self {
+        let account = |limit: &Limit| {
+            let (_, from) = terms?;
+            let slice = (limit.requests >= from).then(|| rule.shared.fleet.slice(key, limit.period))??;
+            slice.see();
+            Some(Account { slice, limit: limit.requests, period: limit.period })
+        };
+        Passage {
+            identifier: rule.who.identifier(exchange, &rule.identities).into_owned(),
+            rule: Arc::clone(rule),
+            terms: terms.map(|(terms, _)| Arc::clone(terms)),
+            key,
+            now: Now { unix_ns: exchange.started_unix_ns, monotonic_ns: exchange.started_ns },
+            accounts: rule.limits.iter().map(account).collect(),
+            took: SmallVec::new(),
+        }
+    }
+
+    /// Whether every limit is leased.
+    fn is_whole(&self) -> bool {
+        self.accounts.iter().all(Option::is_some)
+    }
+
+    fn unix_s(&self) -> u64 {
+        self.now.unix_ns / NANOS
+    }
+
+    /// The store's key of a limit in the window that holds a second.
+    fn store_key(&self, at: usize, unix_s: u64) -> Vec<u8> {
+        let (rule, counts) = (&self.rule, self.terms.as_ref().is_none_or(|terms| terms.counts));
+        let leased = !counts && self.accounts[at].is_some();
+        let kongs = exact::key(&rule.route, &rule.service, &self.identifier, rule.limits[at].period, unix_s);
+        if leased { [&b"gateway:lease:"[..], &kongs].concat() } else { kongs }
+    }
+
+    /// Takes from the slices that were not taken from yet, until one has nothing.
+    fn take_all(&mut self) -> Step {
+        let Some(terms) = self.terms.clone() else { return Step::Done };
+        for at in self.took.len()..self.accounts.len() {
+            let Some(account) = &self.accounts[at] else {
+                self.took.push(Take::Taken(0));
+                continue;
+            };
+            let took = account.take(&self.rule.shared.fleet, &terms, self.now, &|unix_s| self.store_key(at, unix_s));
+            match took {
+                Take::Over => return Step::Refused(at),
+                Take::Short if !account.slice.is_lost(account.window(self.now)) => return Step::Short(at),
+                Take::Short if terms.on_loss == OnLoss::Share => return Step::Refused(at),
+                Take::Short => {
+                    self.give_back();
+                    return Step::Lost;
+                }
+                Take::Taken(_) => self.took.push(took),
+            }
+        }
+        Step::Done
+    }
+
+    /// Waits for what is short, then counts what is not leased.
+    async fn settle(&mut self, server: &Arc<Server>) -> End {
+        loop {
+            match self.take_all() {
+                Step::Done => break,
+                Step::Lost => return End::Lost,
+                Step::Refused(at) => return End::Told(self.refuse(at)),
+                Step::Short(at) => {
+                    if let Some(refused) = self.wait(at).await {
+                        return End::Told(refused);
+                    }
+                }
+            }
+        }
+        if self.is_whole() {
+            return End::Told(self.usages(None));
+        }
+        self.count(server).await
+    }
+
+    /// Waits for more of a slice; what to tell, when there is none.
+    async fn wait(&mut self, at: usize) -> Option<Usages> {
+        let (account, terms) = (self.accounts[at].clone()?, self.terms.clone()?);
+        match account.wait(&self.rule.shared.fleet, &terms, &|unix_s| self.store_key(at, unix_s)).await {
+            Take::Taken(left) => self.took.push(Take::Taken(left)),
+            Take::Short if account.slice.is_lost(account.window(self.now)) => {}
+            Take::Over | Take::Short => return Some(self.refuse(at)),
+        }
+        None
+    }
+
+    async fn count(&mut self, server: &Arc<Server>) -> End {
+        let unix_s = self.unix_s();
+        let own: SmallVec<[usize; 2]> = (0..self.accounts.len()).filter(|at| self.accounts[*at].is_none()).collect();
+        let counter = |at: &usize| {
+            let limit = &self.rule.limits[*at];
+            Counter { key: self.store_key(*at, unix_s), limit: limit.requests, period: limit.period }
+        };
+        let counters: SmallVec<[Counter; 2]> = own.iter().map(counter).collect();
+        let answer = exact::count(server, &counters, unix_s).await;
+        self.rule.shared.fleet.calls.note(&answer);
+        let told = match answer {
+            Ok(told) => told,
+            Err(fault) => {
+                self.give_back();
+                return End::Failed(fault);
+            }
+        };
+        let refused = told.iter().any(|usage| !usage.admitted);
+        if refused {
+            self.give_back();
+        }
+        let mut usages = self.usages(None);
+        for (at, usage) in own.iter().zip(&told) {
+            usages[*at] = *usage;
+        }
+        if refused {
+            self.rule.shared.fleet.denials.remember(self.key, &usages, unix_s);
+        }
+        End::Told(usages)
+    }
+
+    /// Gives back what was taken.
+    fn give_back(&mut self) {
+        for account in self.accounts.iter().take(self.took.len()).flatten() {
+            account.slice.give_back(account.window(self.now));
+        }
+    }
+
+    /// What the limits say when the one at `at` refuses.
+    fn refuse(&mut self, at: usize) -> Usages {
+        self.give_back();
+        self.usages(Some(at))
+    }
+
+    /// What the limits say; those that the store counts, as if nothing had been used.
+    fn usages(&self, refused: Option<usize>) -> Usages {
+        let unix_s = self.unix_s();
+        let usage = |(at, (limit, account)): (usize, (&Limit, &Option<Account>))| {
+            let (_, end_s) = limit.period.window(unix_s);
+            let left = account.as_ref().map_or(limit.requests, |a| a.slice.left(a.window(self.now), a.limit));
+            let admitted = refused != Some(at);
+            let remaining = if admitted { left } else { 0 };
+            Usage { admitted, remaining, reset_s: end_s.saturating_sub(unix_s).max(1) }
+        };
+        self.rule.limits.iter().zip(&self.accounts).enumerate().map(usage).collect()
+    }
+}

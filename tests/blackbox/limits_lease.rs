@@ -1,0 +1,134 @@
+//! Large limits by slices leased from Redis: few calls, none for who is denied, and the limit kept by four gateways under
+//! a load that is spread unevenly, with Redis and without. `cargo xtask bench limits` measures the same for a minute.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gateway_tests::deadline::{holds_within, say, unix_seconds};
+use gateway_tests::fleet::{SKEW, calls, gateways, load};
+use gateway_tests::{Redis, eventually, fresh_minute};
+
+#[test]
+fn four_gateways_keep_one_limit_with_few_calls() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "minute: 8000, lease: {}", 4);
+    fresh_minute(30);
+    let minute = unix_seconds() / 60;
+    let tallies = load(&fleet, &SKEW, 8, || {});
+    if unix_seconds() / 60 != minute {
+        gateway_tests::skip("limits_lease::four_gateways_keep_one_limit_with_few_calls", "the minute ended");
+        return;
+    }
+    let granted: u64 = tallies.iter().map(|tally| tally.all()).sum();
+    say(&format!("four gateways: {granted} of 8000 granted, {tallies:?}"));
+    assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
+    let refused: u64 = tallies.iter().map(|tally| tally.refused).sum();
+    assert!(granted <= 8400, "{granted} of 8000");
+    // On a machine that is too slow to use the limit up, there is nothing to be seen.
+    assert!(granted >= 7600 || refused == 0, "{granted} of 8000, {refused} refused");
+    for gateway in &fleet {
+        assert!(calls(gateway) <= 8 * 10 + 10, "{} calls in 8 s", calls(gateway));
+    }
+}
+
+#[test]
+fn who_is_denied_costs_no_call() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "hour: 1000, lease: { from: 100 }", 1);
+    if 3600 - unix_seconds() % 3600 < 30 {
+        gateway_tests::skip("limits_lease::who_is_denied_costs_no_call", "the hour ends");
+        return;
+    }
+    let mut client = fleet[0].connect();
+    let granted = (0..1100).filter(|_| client.get("/x").status == 200).count();
+    assert_eq!(granted, 1000, "alone, it has all of it");
+    let before = calls(&fleet[0]);
+    for _ in 0..200 {
+        let reply = client.get("/x").expect(429);
+        assert_eq!(reply.number("ratelimit-remaining"), 0);
+        assert_eq!(reply.number("x-ratelimit-limit-hour"), 1000);
+    }
+    assert_eq!(calls(&fleet[0]), before);
+}
+
+#[test]
+fn small_limits_beside_a_large_one_are_exact() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "minute: 6, hour: 5000, lease: {}", 2);
+    fresh_minute(15);
+    let statuses: Vec<u16> = (0..9).map(|at| fleet[at % 2].get("/x").status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429, 429, 429]);
+    let reply = fleet[0].get("/x").expect(429);
+    assert_eq!(reply.number("x-ratelimit-remaining-minute"), 0);
+    let left = reply.number("x-ratelimit-remaining-hour");
+    assert!((4900..=4997).contains(&left), "what the refused took was given back: {left}");
+}
+
+#[test]
+fn without_redis_everybody_lives_on_his_share_and_comes_back() {
+    let mut redis = Redis::start();
+    let fleet = gateways(&redis, "second: 1000, lease: {}", 4);
+    let mut marks = Vec::new();
+    let tallies = load(&fleet, &SKEW, 14, || {
+        thread::sleep(Duration::from_secs(4));
+        redis.kill();
+        marks.push(unix_seconds());
+        thread::sleep(Duration::from_secs(5));
+        redis.restart();
+        marks.push(unix_seconds());
+        thread::sleep(Duration::from_secs(5));
+    });
+    let ends = unix_seconds();
+    let each = |from: u64, to: u64| -> Vec<u64> {
+        (from..to).map(|second| tallies.iter().map(|tally| tally.granted_in(second..second + 1)).sum()).collect()
+    };
+    let (away, back) = (each(marks[0] + 1, marks[1]), each(marks[1] + 2, ends - 1));
+    say(&format!("without Redis {away:?}, after its return {back:?} of 1000 a second"));
+    assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
+    let mean = |counts: &[u64]| counts.iter().sum::<u64>() as f64 / counts.len().max(1) as f64;
+    assert!((500.0..=1250.0).contains(&mean(&away)), "{away:?}");
+    // The clock of a request's second is the client's here: neighbours may lend each other some.
+    assert!((800.0..=1100.0).contains(&mean(&back)), "{back:?}");
+}
+
+#[test]
+fn without_redis_from_the_beginning_the_configured_nodes_count() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let fleet = gateways(&redis, "minute: 2000, lease: { nodes: 4 }", 1);
+    let closed = gateways(&redis, "minute: 2000, lease: { on_loss: closed }", 1);
+    let open = gateways(&redis, "minute: 2000, lease: { on_loss: open }", 1);
+    fresh_minute(20);
+    let mut client = fleet[0].connect();
+    let granted = (0..600).filter(|_| client.get("/x").status == 200).count();
+    assert_eq!(granted, 500, "a quarter of 2000");
+    closed[0].get("/x").expect(500);
+    assert_eq!(open[0].get("/x").expect(200).header("ratelimit-limit"), None);
+    redis.restart();
+    eventually("it is leased again", || closed[0].get("/x").status == 200);
+    eventually("it is told again", || open[0].get("/x").header("ratelimit-limit").is_some());
+}
+
+#[test]
+fn counts_are_brought_together_at_kongs_sync_rate() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "hour: 100, sync_rate: 0.2", 2);
+    if 3600 - unix_seconds() % 3600 < 30 {
+        gateway_tests::skip("limits_lease::counts_are_brought_together_at_kongs_sync_rate", "the hour ends");
+        return;
+    }
+    let begun = Instant::now();
+    let mut client = fleet[0].connect();
+    for left in (40..100).rev() {
+        assert_eq!(client.get("/x").expect(200).number("ratelimit-remaining"), left);
+    }
+    assert!(calls(&fleet[0]) <= 2 + begun.elapsed().as_millis() as u64 / 200, "{}", calls(&fleet[0]));
+    // Whoever asks tells what he counted.
+    let told = |at: usize| fleet[at].get("/x").number("ratelimit-remaining");
+    assert!(holds_within(Duration::from_secs(10), || {
+        thread::sleep(Duration::from_millis(250));
+        told(0) < told(1) + 5 && told(1) < 60
+    }));
+    let keys = redis.say(&["KEYS", "ratelimit:*:hour"]);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+}
