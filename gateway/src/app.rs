@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::admin::{self, Control};
 use crate::clock;
@@ -22,7 +22,7 @@ use crate::edge::{Edge, Identity, Policy};
 use crate::identity::Revoked;
 use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
-use crate::listen::{self, Bound, Command, Port, Thread};
+use crate::listen::{self, Bound, Command, Port, Thread, Workers};
 use crate::plugins::Shared;
 use crate::privileges;
 use crate::proxy::transport::TlsClients;
@@ -60,7 +60,7 @@ struct App {
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
-    workers: Vec<mpsc::Sender<Command>>,
+    workers: Workers,
     listeners: Vec<(SocketAddr, Port)>,
     started: Instant,
     /// Names this process in Kong's metrics.
@@ -107,7 +107,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         shared,
         edge,
         registry: Registry::default(),
-        workers: threads.iter().map(|t| t.commands.clone()).collect(),
+        workers: Workers(threads.iter().map(|t| t.commands.clone()).collect()),
         listeners,
         started: Instant::now(),
         node: uuid::Uuid::new_v4().to_string(),
@@ -315,7 +315,7 @@ impl App {
                 let (running, revoked) = (Arc::clone(&self.running), Arc::new(revoked));
                 // What a busy worker gets when it has room is in force then, so that a configuration that waited never
                 // follows a newer one.
-                self.order(move || Command::Adopt(running.current(), Arc::clone(&revoked)));
+                self.workers.order(move || Command::Adopt(running.current(), Arc::clone(&revoked)));
                 match (&self.edge, &snapshot.settings.edge) {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
@@ -337,25 +337,9 @@ impl App {
         outcome
     }
 
-    /// Sends every worker what `command` makes, as soon as it has room for it.
-    fn order(&self, command: impl Fn() -> Command + Clone + Send + 'static) {
-        for worker in &self.workers {
-            if worker.try_send(command()).is_ok() {
-                continue;
-            }
-            let (worker, command) = (worker.clone(), command.clone());
-            tokio::spawn(async move {
-                match worker.reserve().await {
-                    Ok(place) => place.send(command()),
-                    Err(_) => tracing::error!("a worker is gone and takes no orders"),
-                }
-            });
-        }
-    }
-
     /// Gathers what the workers counted.
     async fn gather(&self) {
-        for (id, worker) in self.workers.iter().enumerate() {
+        for (id, worker) in self.workers.0.iter().enumerate() {
             let (answer, counted) = oneshot::channel();
             if worker.try_send(Command::Flush(answer)).is_ok()
                 && let Ok(Ok(local)) = tokio::time::timeout(Duration::from_millis(500), counted).await
@@ -377,7 +361,7 @@ impl Control for App {
 
     fn revoke(&self, credentials: Revoked) {
         let revoked = Arc::new(credentials);
-        self.order(move || Command::Revoke(Arc::clone(&revoked)));
+        self.workers.order(move || Command::Revoke(Arc::clone(&revoked)));
     }
 
     fn node(&self) -> &str {
@@ -407,7 +391,7 @@ impl Control for App {
             "pid": std::process::id(),
             "uptime_s": self.started.elapsed().as_secs(),
             "config": self.running.status(),
-            "workers": self.workers.len(),
+            "workers": self.workers.0.len(),
             "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
             "memory": { "rss_kib": process::rss_kib() },

@@ -202,7 +202,12 @@ fn made_frames_read_as_made_and_as_etherparse_reads_them() {
     for seed in 0..frames() {
         let made = make(&mut Dice::new(seed));
         assert_eq!(parse(Frame(&made.frame)), made.expected, "frame {seed}");
-        let sliced = SlicedPacket::from_ethernet(&made.frame).unwrap_or_else(|e| panic!("frame {seed}: {e}"));
+        let sliced = match SlicedPacket::from_ethernet(&made.frame) {
+            Ok(sliced) => sliced,
+            // It also reads what lies within some types of ICMP, which here is noise.
+            Err(_) if made.expected.is_err() => continue,
+            Err(error) => panic!("frame {seed}: {error}"),
+        };
         if let (Ok(packet), Some(theirs)) = (made.expected, reference(sliced.net.as_ref(), sliced.transport.as_ref())) {
             assert_eq!(packet, theirs, "frame {seed}");
             compared += 1;

@@ -19,7 +19,7 @@ pub fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyh
     };
     let of = |tls| those(false, tls);
     let edge = app.edge.as_ref().map_or(json!("off"), |e| e.status()["mode"]["in_force"].clone());
-    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.len(), %edge, "ready");
+    tracing::info!(proxy = ?of(false), proxy_tls = ?of(true), admin = ?admin, workers = app.workers.0.len(), %edge, "ready");
     let Some(path) = &options.ready_file else { return Ok(()) };
     let ready = json!({
         "pid": std::process::id(), "proxy": of(false), "proxy_tls": of(true),

@@ -9,4 +9,4 @@ mod wire;
 mod worker;
 
 pub use socket::{Bound, Port, bind};
-pub use worker::{Command, Thread, spawn};
+pub use worker::{Command, Thread, Workers, spawn};

@@ -42,6 +42,27 @@ pub struct Thread {
     pub join: JoinHandle<()>,
 }
 
+/// The inboxes of all workers.
+pub struct Workers(pub Vec<mpsc::Sender<Command>>);
+
+impl Workers {
+    /// Sends each what `command` makes, as soon as it has room for it. Returns at once.
+    pub fn order(&self, command: impl Fn() -> Command + Clone + Send + 'static) {
+        for worker in &self.0 {
+            if worker.try_send(command()).is_ok() {
+                continue;
+            }
+            let (worker, command) = (worker.clone(), command.clone());
+            tokio::spawn(async move {
+                match worker.reserve().await {
+                    Ok(place) => place.send(command()),
+                    Err(_) => tracing::error!("a worker is gone and takes no orders"),
+                }
+            });
+        }
+    }
+}
+
 /// How often a worker sweeps its pool and hands over its log.
 const TICK: Duration = Duration::from_millis(200);
 /// How long it waits when descriptors have run out, so that a full table does not spin.

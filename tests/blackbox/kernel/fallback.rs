@@ -1,8 +1,10 @@
 //! Where XDP cannot be had the same judgement stands at TC ingress, and the status says so.
 
-use gateway_tests::eventually;
+use std::net::UdpSocket;
 
-use super::stage::Stage;
+use gateway_tests::{bar, eventually};
+
+use super::stage::{PORT, Stage};
 
 #[test]
 fn behind_a_foreign_program_the_classifier_judges_until_the_place_is_free() {
@@ -25,6 +27,30 @@ fn behind_a_foreign_program_the_classifier_judges_until_the_place_is_free() {
     let aim = sender.sent() + 200;
     eventually("the sender sends on", || sender.sent() > aim);
     assert_eq!(stage.came_through(3), 0, "of {} packets", sender.sent());
+    let words = "behind a foreign program TC judges and says why, until the place is free";
+    bar::holds("R10", words, "never replaced", format!("0 of {} packets came through", sender.sent()), true);
+}
+
+#[test]
+fn jumbo_frames_are_judged_natively() {
+    let test = "kernel::fallback::jumbo_frames_are_judged_natively";
+    let Some(stage) = Stage::new(test) else { return };
+    for (space, end) in [(&stage.server, &stage.near), (&stage.client, &stage.far)] {
+        space.ip(&["link", "set", &end.interface, "mtu", "9000"]).expect("a veth takes it");
+    }
+    let gateway = stage.start("");
+    let edge = stage.edge(&gateway);
+    assert_eq!(edge["mode"]["in_force"], "native", "{edge:#}");
+    let send = |host: u8| {
+        let socket = UdpSocket::bind((stage.address(host), 0)).expect("the address is the namespace's");
+        socket.send_to(&[7; 8_900], (stage.near.v4, PORT)).expect("one frame")
+    };
+    let sent: usize = stage.client.run(|| (0..10).map(|_| send(3) + send(4)).sum());
+    assert_eq!(sent, 20 * 8_900);
+    eventually("frames of others arrive", || stage.came_through(4) == 10);
+    assert_eq!(stage.came_through(3), 0);
+    let deny = stage.edge(&gateway)["packets"]["deny"].clone();
+    assert!(deny["packets"] == 10 && deny["bytes"].as_u64() > Some(89_000), "whole frames: {deny}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const SPARES: usize = 40;
 /// A drop shows as silence.
 const SILENCE: Duration = Duration::from_millis(500);
 /// A SYN that is not answered in this time is sent anew.
-const AGAIN: Duration = Duration::from_millis(2);
+const AGAIN: Duration = Duration::from_millis(1);
 const VERDICT_MAX: Duration = Duration::from_secs(5);
 
 fn milliseconds(duration: Duration) -> f64 {

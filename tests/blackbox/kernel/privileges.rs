@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, process::Command};
 
-use gateway_tests::{Gateway, Setup, eventually, skip};
+use gateway_tests::{Gateway, Setup, bar, eventually, skip};
 
 use super::stage::Stage;
 
@@ -73,6 +73,10 @@ fn four_capabilities_are_enough_and_the_workers_have_none() {
     let (main, others): (Vec<_>, Vec<_>) = threads.iter().partition(|(id, _)| **id == gateway.pid());
     assert_eq!(main[0].1.1, EDGE, "{threads:?}");
     assert!(others.len() >= 3 && others.iter().all(|(_, (_, permitted))| *permitted == 0), "{threads:?}");
+
+    let words =
+        "an ordinary user with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_BIND_SERVICE: native, pinned, port 80";
+    bar::holds("R10", words, "in force", "native; workers without any capability", true);
 
     // What is left is enough for an interface that comes later, and for what a reload asks.
     let reloaded = text.replace("interfaces: [", "interfaces: [late0, ");

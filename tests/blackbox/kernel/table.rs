@@ -6,6 +6,8 @@ use gateway_common::{
     map::{PULSE_HEARTBEAT, PULSE_KILL, RunMode, Verdict, name, rung},
 };
 
+use gateway_tests::bar;
+
 use super::{
     frames::{self, L4, PORT, V4, V6},
     loaded::{Loaded, may_load, now_ns},
@@ -209,4 +211,9 @@ fn every_row_leaves_as_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let all = format!("{} of {}", rows.len(), rows.len());
+    bar::holds("R11", "frames counted once, under the reason that a table foretells", "all", all, true);
+    let parsed = parsing().len();
+    let words = "the same verdict untagged, tagged twice, with options, with six extension headers, in fragments";
+    bar::holds("R9", words, "all", format!("{parsed} of {parsed} shapes"), true);
 }

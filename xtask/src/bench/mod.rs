@@ -27,7 +27,7 @@ pub enum What {
     Plugins(plugins::Options),
     /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
     Limits,
-    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `--flood`, `--requests`, `--tax` measure a part
+    /// The kernel edge's bars that are figures, as one table; `-- --cost`, `-- --tax`, `-- --flood` measure a part
     /// (root)
     Edge {
         /// Passed on to the measuring program
