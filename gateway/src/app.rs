@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{self, Control};
+use crate::background::Background;
 use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
@@ -52,6 +53,7 @@ struct App {
     running: Arc<Running>,
     /// Held while a configuration is compiled: one at a time, in the order of their coming.
     reloading: tokio::sync::Mutex<()>,
+    background: Arc<Background>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -94,6 +96,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let app = Arc::new(App {
         running,
         reloading: tokio::sync::Mutex::new(()),
+        background: Arc::new(
+            Background::start(privileges::of_files).context("cannot start the thread for configurations")?,
+        ),
         shared,
         edge,
         registry: Registry::default(),
@@ -298,12 +303,12 @@ impl App {
         let _turn = self.reloading.lock().await;
         let running = Arc::clone(&self.running);
         let before = running.current();
-        let outcome = tokio::task::spawn_blocking(move || compile(&running)).await;
+        let outcome = self.background.run(move || compile(&running)).await;
         let lost =
             |_| Reload::Refused(Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() });
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
-            tokio::spawn(retire(before));
+            tokio::spawn(retire(before, Arc::clone(&self.background)));
         }
         outcome
     }
@@ -358,12 +363,14 @@ impl App {
 }
 
 /// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
-async fn retire(snapshot: Arc<Snapshot>) {
+async fn retire(snapshot: Arc<Snapshot>, background: Arc<Background>) {
+    let mut wait = Duration::from_millis(10);
     while Arc::strong_count(&snapshot) > 1 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
     }
     // Nobody waits for it.
-    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
+    drop(background.run(move || drop(snapshot)));
 }
 
 /// Memory that this process holds, in KiB; 0 where the system does not say.

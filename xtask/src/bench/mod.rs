@@ -5,14 +5,22 @@ use anyhow::Result;
 
 use crate::{build, shell};
 
+mod gateway;
+mod load;
 mod peers;
 mod proxy;
+mod reload;
+mod streams;
 mod wrk;
 
 #[derive(clap::Subcommand)]
 pub enum What {
     /// CPU a request, throughput and latency beside nginx and haproxy
     Proxy(proxy::Options),
+    /// A hundred reloads under load: failed requests, streams that were cut, memory, latency
+    Reload(reload::Options),
+    /// A file of 10,000 routes and 50,000 consumers: time to load and reload, memory, cost of a look-up
+    Load,
     /// Nanoseconds a packet of the kernel program's exits, exactness and memory; `-- --flood`: good traffic under
     /// floods, in namespaces (root)
     Edge {
@@ -29,6 +37,8 @@ pub enum What {
 pub fn run(what: &What) -> Result<()> {
     match what {
         What::Proxy(options) => proxy::run(options),
+        What::Reload(options) => reload::run(options),
+        What::Load => load::run(),
         What::Edge { rest } => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "edge_bench", "--"]);
