@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::admin::{self, Control};
+use crate::background::Background;
 use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
@@ -57,6 +58,7 @@ struct App {
     running: Arc<Running>,
     /// Held while a configuration is compiled: one at a time, in the order of their coming.
     reloading: tokio::sync::Mutex<()>,
+    background: Arc<Background>,
     shared: Arc<Shared>,
     edge: Option<Arc<Edge>>,
     registry: Registry,
@@ -104,6 +106,9 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let app = Arc::new(App {
         running,
         reloading: tokio::sync::Mutex::new(()),
+        background: Arc::new(
+            Background::start(privileges::of_files).context("cannot start the thread for configurations")?,
+        ),
         shared,
         edge,
         registry: Registry::default(),
@@ -287,7 +292,7 @@ impl App {
         let running = Arc::clone(&self.running);
         let before = running.current();
         let old = Arc::clone(&before);
-        let outcome = tokio::task::spawn_blocking(move || {
+        let outcome = self.background.run(move || {
             let outcome = compile(&running);
             let revoked = match &outcome {
                 Reload::Adopted(snapshot) => old.identities.revoked_in(&snapshot.identities),
@@ -302,7 +307,7 @@ impl App {
         };
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
-            tokio::spawn(lifetime::retire(before));
+            tokio::spawn(lifetime::retire(before, Arc::clone(&self.background)));
         }
         outcome
     }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod background;
 pub mod calls;
 pub mod cli;
 pub mod clock;

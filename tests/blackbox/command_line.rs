@@ -31,6 +31,7 @@ fn check_says_yes_or_where() {
     let good = folder.path().join("good.yml");
     fs::write(&good, CONFIG.replace("@UP@", "http://127.0.0.1:9")).unwrap();
     assert_eq!(command(&["check", good.to_str().unwrap()]).code, Some(0));
+    assert_eq!(command(&["check", "-c", good.to_str().unwrap()]).code, Some(0));
     let bad = folder.path().join("bad.yml");
     fs::write(&bad, CONFIG.replace("@UP@", "ftp://x")).unwrap();
     let exit = command(&["check", bad.to_str().unwrap()]);

@@ -9,6 +9,7 @@ mod files;
 mod judge;
 mod paths;
 mod router;
+mod stream;
 mod tokens;
 
 use std::collections::{BTreeMap, HashMap};

@@ -15,11 +15,13 @@ services:
   - { name: high, expression: 'http.path ^= "/a/b" && http.method == "GET"', priority: 5 }
   - { name: regex, expression: 'http.path ~ r#"^/u/(?<id>\d+)"#', strip_path: true }
   - { name: header, expression: 'any(http.headers.x_tier) == "gold" && http.queries.v == "2"', priority: 9 }
+  - { name: here, expression: 'net.dst.ip == 127.0.0.1 && http.path ^= "/ip"', priority: 8 }
+  - { name: elsewhere, expression: 'net.dst.ip != 127.0.0.1 && http.path ^= "/ip"', priority: 9 }
   - { name: secure, expression: 'http.path ^= "/secure"', protocols: [https] }
 "##;
 
 fn config() -> String {
-    let marks = ["plain", "low", "high", "regex", "header", "secure"].map(|name| {
+    let marks = ["plain", "low", "high", "regex", "header", "here", "elsewhere", "secure"].map(|name| {
         format!(
             "- {{ name: response-transformer, route: {name}, config: {{ add: {{ headers: ['x-route:{name}'] }} }} }}\n"
         )
@@ -38,6 +40,7 @@ fn expressions_decide_by_priority_and_before_fields() {
     assert_eq!(route(Request::post("/a/b", "")), "low");
     assert_eq!(route(Request::get("/a/b?v=2").header("X-Tier", "gold")), "header");
     assert_eq!(route(Request::get("/a/b?v=1").header("X-Tier", "gold")), "high");
+    assert_eq!(route(Request::get("/ip")), "here");
     let stripped = gateway.get("/u/42/rest").expect(200);
     assert_eq!((stripped.header("x-route"), stripped.echoed_uri().as_str()), (Some("regex"), "/rest"));
     gateway.get("/secure/x").expect(426);

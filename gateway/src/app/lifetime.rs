@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{App, Options};
+use crate::background::Background;
 use crate::config::Snapshot;
 use crate::listen::Port;
 
@@ -31,10 +32,12 @@ pub fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyh
 }
 
 /// Holds a replaced configuration until nobody else does, so that the work of freeing it is not a worker's.
-pub async fn retire(snapshot: Arc<Snapshot>) {
+pub async fn retire(snapshot: Arc<Snapshot>, background: Arc<Background>) {
+    let mut wait = Duration::from_millis(10);
     while Arc::strong_count(&snapshot) > 1 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
     }
     // Nobody waits for it.
-    drop(tokio::task::spawn_blocking(move || drop(snapshot)));
+    drop(background.run(move || drop(snapshot)));
 }

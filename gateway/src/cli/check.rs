@@ -13,8 +13,11 @@ use crate::document::tree;
 #[derive(Debug, Args)]
 pub struct Check {
     /// The files and folders, read together.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "config")]
     files: Vec<PathBuf>,
+    /// The same, as the other commands name them.
+    #[arg(short, long)]
+    config: Vec<PathBuf>,
     #[command(flatten)]
     reading: Reading,
 }
@@ -25,17 +28,18 @@ impl Check {
     /// # Errors
     /// When nothing can be compiled at all.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        let Some(snapshot) = look(&self.files, &self.reading)? else { return Ok(ExitCode::from(2)) };
+        let files = [self.files.as_slice(), &self.config].concat();
+        let Some(snapshot) = look(&files, &self.reading)? else { return Ok(ExitCode::from(2)) };
         let interfaces = snapshot.settings.edge.iter().flat_map(|policy| &policy.interfaces);
         for name in interfaces.filter(|name| nix::net::if_::if_nametoindex(name.as_str()).is_err()) {
             // Only a warning: the file may be checked elsewhere than it runs, and interfaces may come later.
-            let place = place_of(&snapshot.bundle, name).unwrap_or_else(|| shown(&self.files));
+            let place = place_of(&snapshot.bundle, name).unwrap_or_else(|| shown(&files));
             eprintln!("{place}: warning: `interfaces`: this host has no {name} now");
         }
         let c = snapshot.counts;
         eprintln!(
             "{}: ok ({} services, {} routes, {} consumers, {} plugins)",
-            shown(&self.files),
+            shown(&files),
             c.services,
             c.routes,
             c.consumers,

@@ -61,7 +61,7 @@ impl Asked {
     fn view<'a>(&'a self, facts: &'a Facts<'a>) -> View<'a> {
         let protocol = if self.tls { "https" } else { "http" };
         let source = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-        View { facts, protocol, query: self.normal.query.as_deref(), source }
+        View { facts, protocol, query: self.normal.query.as_deref(), source, destination: source.ip() }
     }
 }
 

@@ -198,7 +198,13 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         sni,
     };
     let protocol = if ex.client.tls { "https" } else { "http" };
-    let view = View { facts: &facts, protocol, query: ex.query.as_deref(), source: ex.client.peer };
+    let view = View {
+        facts: &facts,
+        protocol,
+        query: ex.query.as_deref(),
+        source: ex.client.peer,
+        destination: ex.client.local_ip,
+    };
     let found = local.snapshot.router.find(&view).ok_or_else(|| refuse(Refusal::NoRoute))?;
     let route = &local.snapshot.routes[found.route];
     ex.route = Some(Rc::clone(&local.routes[found.route]));

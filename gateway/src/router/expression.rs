@@ -99,7 +99,8 @@ mod tests {
         }
         let facts =
             Facts { method: &Method::GET, host: "a.test", port: 8000, path, headers: &map, sni: Some("s.test") };
-        let view = View { facts: &facts, protocol: "https", query, source: "10.1.2.3:4711".parse().expect("address") };
+        let (source, destination) = ("10.1.2.3:4711".parse().expect("address"), "10.9.0.1".parse().expect("address"));
+        let view = View { facts: &facts, protocol: "https", query, source, destination };
         Expression::parse(expression).unwrap_or_else(|e| panic!("{expression}: {e:?}")).matches(&view)
     }
 
@@ -122,6 +123,7 @@ mod tests {
             r#"any(lower(http.headers.x_foo)) == "bar""#,
             r#"any(http.queries.q) == "2" && http.queries.one == "x""#,
             r#"net.src.ip in 10.0.0.0/8 && net.src.ip not in 10.2.0.0/16 && net.src.ip == 10.1.2.3"#,
+            r#"net.dst.ip == 10.9.0.1 && net.dst.ip not in 10.1.0.0/16"#,
             r#"net.src.port > 4000 && net.dst.port == 8000 && net.src.port <= 0x1267"#,
             r#"!(http.method == "POST")"#,
             r#"http.method == "POST" && http.path == "/" || http.host == "a.test""#,

@@ -102,8 +102,10 @@ mod tests {
         let find = |path| {
             let facts =
                 Facts { method: &Method::GET, host: "x", port: 80, path, headers: &HeaderMap::new(), sni: None };
-            let source = "127.0.0.1:1".parse().expect("address");
-            routes.find(&View { facts: &facts, protocol: "http", query: None, source }).map(|found| found.route)
+            let (source, destination) = ("127.0.0.1:1".parse().expect("address"), [127, 0, 0, 1].into());
+            routes
+                .find(&View { facts: &facts, protocol: "http", query: None, source, destination })
+                .map(|found| found.route)
         };
         assert_eq!(find("/a/b"), Some(2));
         assert_eq!(find("/a/c"), Some(0));

@@ -9,7 +9,7 @@ use gateway_tests::{Client, Reply, Setup, Upstream};
 use serde_json::{Value, json};
 
 use super::cases::request;
-use super::{End, account, open};
+use super::{End, account, open, stream};
 
 const MARK: &str = "x-matched-route";
 
@@ -29,6 +29,9 @@ fn one(case: &Value, upstream: &Upstream) -> End {
         return End::Skipped(reason.to_owned());
     }
     let name = case["name"].as_str().unwrap_or_default();
+    if case["kind"] == "stream" {
+        return stream::one(case);
+    }
     if case["config"].to_string().contains("grpc") {
         return grpc(case, upstream);
     }
@@ -92,9 +95,6 @@ fn grpc(case: &Value, upstream: &Upstream) -> End {
 /// Why a case cannot be seen from outside.
 fn beyond(case: &Value) -> Option<&'static str> {
     let expected = case["expected"].as_object()?;
-    if case["kind"] == "stream" {
-        return Some("a layer 4 route");
-    }
     let ids = case["config"]["routes"].as_array().into_iter().flatten().filter_map(|route| route["id"].as_str());
     let mut ids: Vec<&str> = ids.collect();
     let count = ids.len();

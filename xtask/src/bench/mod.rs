@@ -5,16 +5,20 @@ use anyhow::Result;
 
 use crate::{bars, build, shell, test};
 
+mod config_load;
 mod duty;
+mod gateway;
 mod idle;
 mod load;
 mod peers;
 mod plugins;
 mod proxy;
 mod race;
+mod reload;
 mod report;
 mod scenario;
 mod server;
+mod streams;
 mod tokens;
 
 #[derive(clap::Subcommand)]
@@ -27,6 +31,10 @@ pub enum What {
     Plugins(plugins::Options),
     /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
     Limits,
+    /// A hundred reloads under load: failed requests, streams that were cut, memory, latency
+    Reload(reload::Options),
+    /// A file of 10,000 routes and 50,000 consumers: time to load and reload, memory, cost of a look-up
+    Load,
     /// The kernel edge's bars that are figures, as one table; `-- --cost`, `-- --tax`, `-- --flood` measure a part
     /// (root)
     Edge {
@@ -45,6 +53,8 @@ pub fn run(what: &What) -> Result<()> {
         What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
         What::Peers(options) => proxy::run(options),
         What::Plugins(options) => plugins::run(options),
+        What::Reload(options) => reload::run(options),
+        What::Load => config_load::run(),
         What::Limits => {
             let mut command = shell::cargo();
             command.args(["run", "--locked", "--release", "--package", "gateway-tests", "--bin", "limits_bench"]);

@@ -1,7 +1,7 @@
 //! Asks an expression about a request. Nothing is made of the request but what the expression names.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::field::Field;
 use super::{Check, Order, Test, Tree};
@@ -17,6 +17,8 @@ pub struct View<'a> {
     pub query: Option<&'a str>,
     /// The peer.
     pub source: SocketAddr,
+    /// The address that it connected to.
+    pub destination: IpAddr,
 }
 
 /// What a test of the path matched, for `strip_path` and templates.
@@ -40,7 +42,10 @@ pub fn holds(tree: &Tree, view: &View<'_>, hit: &mut Hit) -> bool {
 fn passes(test: &Test, view: &View<'_>, hit: &mut Hit) -> bool {
     match &test.check {
         Check::Number(order, wanted) => number(&test.field, view).is_some_and(|n| compare(*order, n, *wanted)),
-        Check::Within(net, inside) => net.contains(&view.source.ip().to_canonical()) == *inside,
+        Check::Within(net, inside) => {
+            let address = if test.field == Field::Ip { view.destination } else { view.source.ip() };
+            net.contains(&address.to_canonical()) == *inside
+        }
         check => {
             let values = texts(&test.field, view);
             let one = |value: &Cow<'_, str>| {
@@ -142,6 +147,6 @@ fn texts<'a>(field: &Field, view: &View<'a>) -> Vec<Cow<'a, str>> {
             let pairs = form_urlencoded::parse(view.query.unwrap_or_default().as_bytes());
             pairs.filter(|(key, _)| key == name).map(|(_, value)| value).collect()
         }
-        Field::Segments | Field::SourceIp | Field::SourcePort | Field::Port => Vec::new(),
+        Field::Segments | Field::SourceIp | Field::Ip | Field::SourcePort | Field::Port => Vec::new(),
     }
 }

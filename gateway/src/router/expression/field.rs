@@ -25,6 +25,8 @@ pub enum Field {
     SourceIp,
     /// `net.src.port`.
     SourcePort,
+    /// `net.dst.ip`.
+    Ip,
     /// `net.dst.port`.
     Port,
 }
@@ -65,6 +67,7 @@ impl Field {
             "http.host" => Field::Host,
             "http.path" => Field::Path,
             "net.src.ip" => Field::SourceIp,
+            "net.dst.ip" => Field::Ip,
             "net.src.port" => Field::SourcePort,
             // The older name of the same.
             "net.dst.port" | "net.port" => Field::Port,
@@ -77,7 +80,7 @@ impl Field {
     pub fn holds(&self) -> Type {
         match self {
             Field::Segments | Field::SourcePort | Field::Port => Type::Number,
-            Field::SourceIp => Type::Ip,
+            Field::SourceIp | Field::Ip => Type::Ip,
             _ => Type::Text,
         }
     }
