@@ -41,10 +41,10 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     let _ = tcp.set_nodelay(true);
     let Ok(local) = tcp.local_addr() else { return };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let (local_ip, local_port) = (local.ip().to_canonical(), local.port());
-    let client = Client { peer, ip: peer.ip(), trusted: false, local_port, local_ip, tls };
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    let client = Client { peer, ip: peer.ip(), trusted: false, local_port: local.port(), tls };
     let presence = Presence::new(clock::monotonic_ns());
-    let registered = worker.registry.add(&presence, peer, local.port());
+    let registered = worker.registry.add(&presence, peer, local);
     let wire = Wire::new(tcp, &presence);
     if !tls {
         let mut wire = wire;

@@ -36,7 +36,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, port: P
     let source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let presence = Presence::new(clock::monotonic_ns());
     presence.carry();
-    let registered = worker.registry.add(&presence, source, destination.port());
+    let registered = worker.registry.add(&presence, source, destination);
     let wire = Wire::new(tcp, &presence);
     registered.entry.until(Order::Cut, route(worker, wire, (source, destination), port)).await;
 }

@@ -52,8 +52,6 @@ pub struct Client {
     pub trusted: bool,
     /// The port that the client connected to.
     pub local_port: u16,
-    /// The address that the client connected to.
-    pub local_ip: IpAddr,
     /// Whether the connection is TLS.
     pub tls: bool,
 }
@@ -220,14 +218,7 @@ impl Exchange {
             host: "gateway.test".to_owned(),
             host_port: None,
             captures: Vec::new(),
-            client: Client {
-                peer: SocketAddr::new(ip, 40_000),
-                ip,
-                trusted: false,
-                local_port: 8000,
-                local_ip: ip,
-                tls: false,
-            },
+            client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
             peer_text: Rc::from("127.0.0.1"),
             client_text: None,
             port_text: Rc::from("8000"),

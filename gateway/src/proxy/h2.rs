@@ -6,12 +6,14 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use super::h1::BoxError;
 use super::transport::{self, Endpoint, TlsClients, Transport};
@@ -20,6 +22,10 @@ use super::transport::{self, Endpoint, TlsClients, Transport};
 const STREAMS_MAX: usize = 100;
 /// Connections of one endpoint at most.
 const CONNECTIONS_MAX: usize = 64;
+/// Streams on a connection whose peer has not said yet how many it allows (RFC 9113 §3.4: it does so first of all), and how
+/// long that is waited for.
+const STREAMS_UNTOLD: usize = 1;
+const SETTINGS_WITHIN: Duration = Duration::from_millis(100);
 /// Requests on one connection at most (Kong `upstream_keepalive_max_requests`).
 const SERVED_MAX: u64 = 10_000;
 /// How long a connection may carry nothing (Kong `upstream_keepalive_idle_timeout`).
@@ -146,8 +152,15 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEAD_MAX)
+        .initial_max_send_streams(STREAMS_UNTOLD)
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    // More streams than the peer allows would be refused, with bodies that cannot be sent again. hyper says nothing when the
+    // answer is there. A peer that stays silent gets one stream after the other.
+    let due = Instant::now() + SETTINGS_WITHIN;
+    while connection.current_max_send_streams() == STREAMS_UNTOLD && Instant::now() < due {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let allowed = Rc::new(Cell::new(connection.current_max_send_streams()));
     tokio::task::spawn_local(Driver { connection, allowed: Rc::clone(&allowed) });
     let (streams, served, since_ns) = (Cell::new(0), Cell::new(0), Cell::new(now_ns));

@@ -203,7 +203,7 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         protocol,
         query: ex.query.as_deref(),
         source: ex.client.peer,
-        destination: ex.client.local_ip,
+        destination: flight.connection.entry.local.ip(),
     };
     let found = local.snapshot.router.find(&view).ok_or_else(|| refuse(Refusal::NoRoute))?;
     let route = &local.snapshot.routes[found.route];

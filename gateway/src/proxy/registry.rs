@@ -37,8 +37,8 @@ pub struct Entry {
     pub presence: Arc<Presence>,
     /// The TCP peer.
     pub peer: SocketAddr,
-    /// The port that it connected to.
-    pub local_port: u16,
+    /// The address that it connected to.
+    pub local: SocketAddr,
     order: Cell<Order>,
     waker: RefCell<Option<Waker>>,
     /// Ids of the credentials that were accepted on it, the latest last.
@@ -145,16 +145,16 @@ impl Drop for Registered {
 }
 
 impl Registry {
-    /// Adds a connection from `peer` to `local_port`.
+    /// Adds a connection from `peer` to `local`.
     #[must_use]
-    pub fn add(self: &Rc<Self>, presence: &Arc<Presence>, peer: SocketAddr, local_port: u16) -> Rc<Registered> {
+    pub fn add(self: &Rc<Self>, presence: &Arc<Presence>, peer: SocketAddr, local: SocketAddr) -> Rc<Registered> {
         let id = self.next.get();
         self.next.set(id + 1);
         let order = if self.finishing.get() { Order::Finish } else { Order::Go };
         let entry = Rc::new(Entry {
             presence: Arc::clone(presence),
             peer,
-            local_port,
+            local,
             order: Cell::new(order),
             waker: RefCell::default(),
             shown: RefCell::default(),
@@ -214,7 +214,7 @@ mod tests {
     fn entry(registry: &Rc<Registry>) -> (Arc<Presence>, Rc<Registered>) {
         let presence = Presence::new(0);
         let peer = SocketAddr::from(([192, 0, 2, 1], 40_000));
-        let registered = registry.add(&presence, peer, 8000);
+        let registered = registry.add(&presence, peer, SocketAddr::from(([192, 0, 2, 9], 8000)));
         (presence, registered)
     }
 

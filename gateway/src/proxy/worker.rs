@@ -156,7 +156,7 @@ impl Worker {
         let Some(edge) = &self.edge else { return };
         let standings = &edge.standings;
         let closed = self.registry.sever(|entry| {
-            standings.is_cut(entry.peer, entry.local_port, now_ns)
+            standings.is_cut(entry.peer, entry.local.port(), now_ns)
                 || standings.of(entry.peer.ip(), now_ns) == Standing::Dropped
         });
         self.count_all_ended(CUT, closed);
