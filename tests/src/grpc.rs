@@ -406,6 +406,13 @@ pub struct Talk<'a> {
     head: Option<http::response::Parts>,
 }
 
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        // Its body would have a good end, which is not how a call is given up.
+        std::mem::forget(self.sender.take());
+    }
+}
+
 impl Talk<'_> {
     #[track_caller]
     pub fn say(&self, message: &str) {
