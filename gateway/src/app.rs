@@ -134,18 +134,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 /// When the log's thread cannot be started.
 pub fn shared() -> anyhow::Result<(Arc<Shared>, std::thread::JoinHandle<()>)> {
     let (writer, log) = LogWriter::start().context("cannot start the log writer")?;
-    let shared = Shared {
-        windows: crate::limits::Windows::default(),
-        fleet: Arc::default(),
-        circuits: crate::upstreams::circuit::Circuits::default(),
-        members: crate::upstreams::member::Members::default(),
-        writer,
-        pressure: crate::limits::Pressure::default(),
-        hash_keys: std::hash::RandomState::new(),
-        remote: crate::identity::remote::Remote::default(),
-        keyring: Arc::default(),
-    };
-    Ok((Arc::new(shared), log))
+    Ok((Arc::new(Shared::new(writer)), log))
 }
 
 /// The policy with the ports that are really listened on.

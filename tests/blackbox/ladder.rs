@@ -136,9 +136,13 @@ fn who_is_cut_is_reset_and_who_is_dropped_loses_whatever_is_open() {
     let mut other = visitor(&gateway, [127, 0, 0, 1], Some("good-key"));
     assert_eq!(other.ask().map(|reply| reply.status), Some(200));
 
-    for frames in &mut abusive {
+    for (at, frames) in abusive.iter_mut().enumerate() {
         insist(frames);
         assert!(frames.is_reset(), "not an orderly end");
+        if at == 0 {
+            // The connection over which the offences came, and no other of its source.
+            kept.send(&Request::get("/limited").header("apikey", "good-key")).expect(200);
+        }
     }
     for (what, client) in [("kept", &mut kept), ("tunnel", &mut tunnel), ("stream", &mut carried)] {
         assert!(client.is_reset_within(Duration::from_secs(10)), "{what}: {}", rung(&gateway, "127.0.0.9"));

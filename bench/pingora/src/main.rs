@@ -29,7 +29,7 @@ impl ProxyHttp for Forward {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [listen, upstream] = arguments.as_slice() else {
-        println!("pingora {}", "0.9");
+        println!("pingora 0.9");
         return;
     };
     let mut server = Server::new(None).expect("the defaults are good");

@@ -64,7 +64,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
 
 /// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
 /// of HTTP/1 begins with `PRI`.
-pub(super) async fn first_bytes(wire: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+async fn first_bytes(wire: &mut Wire) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
         if wire.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {

@@ -14,9 +14,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::connection::{HEAD_MAX, drive, first_bytes};
+use super::connection::{HEAD_MAX, drive};
 use super::watched::Watched;
 use crate::proxy::answer::AnswerBody;
 use crate::proxy::registry::{Entry, Order};
@@ -54,26 +54,22 @@ where
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_MAX).header_read_timeout(None);
         let mut connection = Box::pin(builder.serve_connection(io, service_fn(asked)));
-        let mut finishing = false;
         let end = poll_fn(|cx| {
-            match entry.order(cx.waker()) {
-                Order::Rest if entry.presence.is_quiet() => {
-                    entry.rested();
-                    connection.as_mut().graceful_shutdown();
-                    // Whoever is idle ends at once, and nothing is said to the client.
-                    if let Poll::Ready(Ok(())) = connection.as_mut().poll(cx) {
-                        return Poll::Ready(Some(End::Rest));
-                    }
-                }
-                Order::Finish if !finishing => {
-                    finishing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Order::Go | Order::Finish => {}
+            let order = entry.order(cx.waker());
+            let rests = order == Order::Rest && entry.presence.is_quiet();
+            match order {
+                Order::Go => {}
                 Order::Rest => entry.rested(),
+                Order::Finish => {}
                 Order::Cut => return Poll::Ready(None),
             }
+            // To be asked again changes nothing.
+            if rests || order == Order::Finish {
+                connection.as_mut().graceful_shutdown();
+            }
             match connection.as_mut().poll(cx) {
+                // Whoever is idle ends at once, and nothing is said to the client.
+                Poll::Ready(Ok(())) if rests => Poll::Ready(Some(End::Rest)),
                 Poll::Ready(end) => Poll::Ready(Some(End::Over(end))),
                 Poll::Pending if upgrades.get() => Poll::Ready(Some(End::Upgrade)),
                 Poll::Pending => Poll::Pending,
@@ -102,10 +98,10 @@ where
     }
 }
 
-/// Waits for the first bytes of the next request.
+/// Waits for the first byte of the next request.
 async fn rest(stream: &mut (impl AsyncRead + Unpin), entry: &Entry) -> Option<io::Result<Bytes>> {
     entry.presence.rest(true);
-    let first = entry.until(Order::Finish, first_bytes(stream)).await;
+    let first = entry.until(Order::Finish, stream.read_u8()).await;
     entry.presence.rest(false);
-    first
+    first.map(|byte| byte.map(|byte| Bytes::copy_from_slice(&[byte])))
 }

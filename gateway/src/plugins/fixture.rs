@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::{Flow, Kind, Plugin, Setup, Shared};
 use crate::document::{Fields, Report, tree};
 use crate::identity::{Consumer, Identities};
-use crate::limits::Windows;
 use crate::proxy::exchange::{Exchange, Response, RouteInfo, RouteRef, ServiceInfo};
 use crate::proxy::reply::Reply;
 use crate::telemetry::writer::LogWriter;
@@ -14,18 +13,7 @@ use crate::telemetry::writer::LogWriter;
 /// Fresh counters, circuits and a log writer.
 pub fn shared() -> Arc<Shared> {
     let (writer, _) = LogWriter::start().expect("a thread");
-    let hash_keys = std::hash::RandomState::new();
-    Arc::new(Shared {
-        windows: Windows::default(),
-        fleet: Default::default(),
-        circuits: Default::default(),
-        members: Default::default(),
-        writer,
-        hash_keys,
-        remote: Default::default(),
-        keyring: Default::default(),
-        pressure: Default::default(),
-    })
+    Arc::new(Shared::new(writer))
 }
 
 /// Two consumers, `alice` (index 0) and `bob` (index 1).

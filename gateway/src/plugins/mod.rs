@@ -133,6 +133,22 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Nothing counted and nothing known yet.
+    #[must_use]
+    pub fn new(writer: LogWriter) -> Self {
+        Shared {
+            windows: Windows::default(),
+            fleet: Arc::default(),
+            circuits: Default::default(),
+            members: Default::default(),
+            writer,
+            pressure: Default::default(),
+            remote: Default::default(),
+            keyring: Arc::default(),
+            hash_keys: Default::default(),
+        }
+    }
+
     /// Forgets what is over; the control plane calls it every second.
     pub fn sweep(&self, unix_s: u64) {
         self.windows.sweep(unix_s);

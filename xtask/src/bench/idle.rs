@@ -12,6 +12,8 @@ use super::peers::{Peer, Stage};
 
 /// Connections that are opened: with those to the upstream within the descriptors that a root shell has.
 pub const CONNECTIONS: u32 = 9_000;
+/// Time for a server to let go of what an idle connection does not need.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
 /// Bar: KiB of a connection.
 pub const KIB_MOST: f64 = 12.0;
 
@@ -44,7 +46,7 @@ pub fn run(stage: &Stage<'_>, peer: Peer) -> Result<Cost> {
     let before = server.resident_kib();
     let open: Vec<TcpStream> =
         (0..CONNECTIONS).map(|_| ask()).collect::<Result<_>>().with_context(|| peer.name().to_owned())?;
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(SETTLED_AFTER);
     let grown = server.resident_kib().saturating_sub(before);
     drop(open);
     Ok(Cost { peer, connections: CONNECTIONS, kib: grown as f64 / f64::from(CONNECTIONS) })

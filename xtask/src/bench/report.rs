@@ -20,6 +20,9 @@ pub fn table(scenario: &Scenario, rows: &[Row]) {
         "{:<22} {:>16} {:>7} {:>11} {:>8} {:>8} {:>8}",
         "", "CPU-us a request", "/ best", "requests/s", "p50 ms", "p99 ms", "RSS MiB"
     );
+    for (peer, reason) in scenario.absent() {
+        println!("{} is not in it: {reason}", peer.name());
+    }
     let mut labels: Vec<(&str, f64)> = Vec::new();
     for row in rows {
         if !labels.iter().any(|(label, _)| *label == row.label) {
@@ -41,7 +44,7 @@ pub fn table(scenario: &Scenario, rows: &[Row]) {
     }
 }
 
-/// A bar and what was measured: `of`, the bar, the ratio, and whether it holds.
+/// A bar in words, the ratio that was measured, and the ratio that it allows.
 pub struct Verdict {
     pub bar: String,
     pub measured: f64,

@@ -14,6 +14,16 @@ pub struct Scenario {
     pub bars: Vec<Bar>,
 }
 
+impl Scenario {
+    /// Who cannot do the duty of a scenario in which peers take part, and why.
+    pub fn absent(&self) -> impl Iterator<Item = (Peer, &'static str)> {
+        let duty = self.entries.first().map(|entry| entry.duty);
+        let compares = self.entries.iter().any(|entry| entry.peer != Peer::Gateway);
+        let reason = move |peer: Peer| Some((peer, peer.lacks(duty.filter(|_| compares)?)?));
+        Peer::ALL.into_iter().filter_map(reason)
+    }
+}
+
 /// A server that takes part.
 #[derive(Clone)]
 pub struct Entry {

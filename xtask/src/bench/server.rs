@@ -26,7 +26,7 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// A command on this place's core. Its descriptors suffice for [`super::idle`].
+    /// A command on this place's core.
     ///
     /// # Errors
     /// The program is missing.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::config::settings::{self, Environment};
 use crate::document::{Fields, Outline, Place, Report};
 use crate::identity::Identities;
-use crate::limits::Windows;
 use crate::plugins::{Kind, Setup, Shared};
 use crate::telemetry::writer::LogWriter;
 
@@ -47,15 +46,5 @@ pub fn gateway() -> Rc<Outline> {
 /// Things to compile plugins with that never run.
 fn shared() -> Option<Arc<Shared>> {
     let (writer, _) = LogWriter::start().ok()?;
-    Some(Arc::new(Shared {
-        windows: Windows::default(),
-        fleet: Arc::default(),
-        circuits: crate::upstreams::circuit::Circuits::default(),
-        members: crate::upstreams::member::Members::default(),
-        writer,
-        pressure: crate::limits::Pressure::default(),
-        hash_keys: std::hash::RandomState::new(),
-        remote: crate::identity::remote::Remote::default(),
-        keyring: Arc::default(),
-    }))
+    Some(Arc::new(Shared::new(writer)))
 }

@@ -285,17 +285,7 @@ pub(crate) mod bench {
     pub fn compile(name: &str, config: &str, identities: &Arc<Identities>) -> (Option<Arc<dyn Plugin>>, String) {
         let report = Report::new("k.yml", false);
         let tree = parse(config).expect("parses");
-        let shared = Arc::new(Shared {
-            windows: Default::default(),
-            fleet: Default::default(),
-            circuits: Default::default(),
-            members: Default::default(),
-            writer: LogWriter::start().expect("starts").0,
-            hash_keys: Default::default(),
-            remote: Default::default(),
-            keyring: Default::default(),
-            pressure: Default::default(),
-        });
+        let shared = Arc::new(Shared::new(LogWriter::start().expect("starts").0));
         let setup =
             Setup { identities, shared: &shared, report: &report, place: tree.place, id: "p", route: "", service: "" };
         let kind = kind(name).expect("registered");
