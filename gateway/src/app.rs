@@ -290,10 +290,7 @@ impl App {
             (outcome, revoked)
         });
         let outcome = outcome.await;
-        let lost = |_| {
-            let refused = Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() };
-            (Reload::Refused(refused), Revoked::default())
-        };
+        let lost = |_| (Reload::Refused(Refused::broken_off()), Revoked::default());
         let outcome = self.tell(outcome.unwrap_or_else(lost), why);
         if matches!(outcome, Reload::Adopted(_)) {
             tokio::spawn(lifetime::retire(before, Arc::clone(&self.background)));

@@ -1,6 +1,9 @@
 //! The admin API: what runs, what is wrong, a new configuration by POST; and that it serves nobody
 //! who has no business there.
 
+use std::thread;
+use std::time::Duration;
+
 use gateway_tests::{Client, Gateway, Request, Upstream, eventually, send};
 
 fn config(path: &str) -> String {
@@ -122,4 +125,25 @@ fn it_can_be_switched_off() {
     let gateway = Gateway::start(&text);
     gateway.get("/one").expect(200);
     assert!(!gateway.has_admin());
+}
+
+/// Whoever sends a configuration and leaves has sent it.
+#[test]
+fn a_client_that_leaves_does_not_leave_half_of_a_reload() {
+    let upstream = Upstream::echo();
+    let routes = |last: &str| {
+        let many: String = (0..3_000).map(|at| format!("  - {{ name: r{at}, paths: [/many/{at}] }}\n")).collect();
+        upstream.fill(&format!(
+            "_format_version: \"3.0\"\nservices:\n- url: @UP@\n  routes:\n{many}  - {{ name: last, paths: [/{last}] }}\n"
+        ))
+    };
+    let gateway = Gateway::start(&routes("old"));
+    gateway.get("/old").expect(200);
+    let mut client = Client::connect(gateway.admin());
+    let request = Request::post("/config", routes("new")).host(&gateway.admin().to_string());
+    let request = request.header("Content-Type", "text/yaml");
+    client.write(&[request.head_bytes(), request.body_bytes()].concat()).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    drop(client);
+    eventually("the workers serve it", || gateway.get("/new").status == 200);
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use gateway_tests::deadline::holds_within;
 use gateway_tests::h2frames::{END_STREAM, Frames, Outcome, PING, SETTINGS};
-use gateway_tests::{Answer, Gateway, Setup, Upstream, eventually};
+use gateway_tests::tls::Pair;
+use gateway_tests::{Answer, Client, Gateway, Request, Setup, Upstream, eventually};
 
 const OPEN: &str = r#"
 _format_version: "3.0"
@@ -130,4 +131,42 @@ fn a_connection_that_rested_goes_on() {
     thread::sleep(Duration::from_millis(1500));
     drop(client);
     eventually("it is gone", || gateway.admin_get("/metrics").text().contains("gateway_connections 0"));
+}
+
+/// What TLS holds back of an answer is not yet with the client: its connection does not rest.
+#[test]
+fn a_slow_reader_by_tls_keeps_its_connection() {
+    let upstream = Upstream::new(|seen| {
+        let size = seen.target.trim_start_matches('/').parse().unwrap();
+        Answer::reply(200, &[], &vec![b'x'; size])
+    });
+    let pair = Pair::new(&["a.test"]);
+    let gateway = Gateway::start(&format!("{}certificates:\n- {}\n", upstream.fill(OPEN), pair.entity(&["a.test"])));
+    // With one of these sizes all but some KiB fit into the sockets' buffers.
+    let mut waiting: Vec<Client> = (60..120)
+        .map(|at| {
+            let mut client = Client::connect_tls(gateway.proxy_tls(), "a.test");
+            client.write(&Request::get(&format!("/{}", at * 40_000)).head_bytes()).unwrap();
+            client
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(3));
+    for (at, client) in waiting.iter_mut().enumerate() {
+        assert_eq!(client.read_reply("GET").unwrap().expect(200).body.len(), (at + 60) * 40_000);
+        client.get("/1").expect(200);
+    }
+}
+
+/// Some end a body by an empty line more (RFC 9112 §2.2).
+#[test]
+fn an_empty_line_behind_a_body_is_no_head() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&format!("{}gateway:\n  timeouts: {{ header: 1s }}\n", upstream.fill(OPEN)));
+    let mut client = gateway.connect();
+    client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab\r\n").unwrap();
+    client.read_reply("POST").unwrap().expect(200);
+    thread::sleep(Duration::from_millis(3500));
+    client.write(b"\r\n").unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    client.get("/").expect(200);
 }

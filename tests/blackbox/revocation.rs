@@ -164,6 +164,27 @@ fn an_answer_in_flight_is_cut() {
     assert!(client.is_reset_within(AT_ONCE));
 }
 
+/// A key that is taken away while its request waits for the body opens nothing more.
+#[test]
+fn a_request_that_was_waiting_is_not_sent() {
+    let upstream = Upstream::echo();
+    let text = upstream.fill(CONFIG).replace("{ name: key-auth }", "{ name: key-auth, config: { key_in_body: true } }");
+    let gateway = Gateway::start(&text);
+    let mut client = gateway.connect();
+    let body = b"apikey=ann-key";
+    let request = Request::post("/key", body).header("Content-Type", "application/x-www-form-urlencoded");
+    client.write(&request.head_bytes()).unwrap();
+    client.write(&body[..7]).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    gateway.reload(&text.replace("ann-key", "other-key"), || {
+        gateway.connect().try_send(&key("/key", "other-key")).is_ok_and(|reply| reply.status == 200)
+    });
+    let before = upstream.count();
+    client.write(&body[7..]).unwrap();
+    let refused = client.read_reply("POST").map_or(true, |reply| reply.status == 401);
+    assert!(refused && upstream.count() == before, "{refused}: {:?}", upstream.seen());
+}
+
 /// A load balancer's connection carries many people: who is still known must not lose an answer.
 #[test]
 fn behind_a_trusted_proxy_the_others_on_the_connection_go_on() {

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 
 use crate::config::sources::TEXT_MAX;
-use crate::config::{Bundle, Reload, Running};
+use crate::config::{Bundle, Refused, Reload, Running};
 use crate::edge::{Edge, Identity};
 use crate::identity::Revoked;
 use crate::identity::keyring::Keyring;
@@ -67,7 +67,7 @@ pub async fn serve<C: Control + 'static>(listener: tokio::net::TcpListener, cont
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let control = Arc::clone(&control);
-                async move { Ok::<_, Infallible>(answer(&*control, request).await) }
+                async move { Ok::<_, Infallible>(answer(&control, request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -79,7 +79,8 @@ pub async fn serve<C: Control + 'static>(listener: tokio::net::TcpListener, cont
     }
 }
 
-async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> Answer {
+async fn answer<C: Control + 'static>(shared: &Arc<C>, request: http::Request<Incoming>) -> Answer {
+    let control = &**shared;
     match &control.running().current().settings.admin_token {
         Some(token) if guard::knows(token.reveal(), request.headers()) => {}
         Some(_) => return message(StatusCode::UNAUTHORIZED, "the admin API needs its token"),
@@ -95,7 +96,7 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
         (&Method::GET, "/status") => json_of(StatusCode::OK, &control.status().await),
         (&Method::GET, "/metrics") => text_of("text/plain; version=0.0.4", control.metrics().await),
         (&Method::GET, "/config") => config(control, request.headers()),
-        (&Method::POST, "/config") => replace(control, request).await,
+        (&Method::POST, "/config") => replace(shared, request).await,
         (&Method::GET, "/edge") => edge_of(control, Edge::status),
         (&Method::GET, "/edge/why") => why(control, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/edge/kill" | "/edge/arm") => {
@@ -170,7 +171,7 @@ fn why<C: Control>(control: &C, query: &str) -> Answer {
 }
 
 /// `POST /config`: the body is a whole configuration in YAML or JSON, or Kong's `{"config": TEXT}`.
-async fn replace<C: Control>(control: &C, request: http::Request<Incoming>) -> Answer {
+async fn replace<C: Control + 'static>(control: &Arc<C>, request: http::Request<Incoming>) -> Answer {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let on = |name: &str| {
         let value = form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned());
@@ -183,7 +184,11 @@ async fn replace<C: Control>(control: &C, request: http::Request<Incoming>) -> A
     let Ok(text) = std::str::from_utf8(&body) else {
         return message(StatusCode::BAD_REQUEST, "the configuration is not UTF-8");
     };
-    match control.replace(Bundle::of("POST /config", &wrapped(text).unwrap_or_else(|| text.to_owned()))).await {
+    let bundle = Bundle::of("POST /config", &wrapped(text).unwrap_or_else(|| text.to_owned()));
+    let control = Arc::clone(control);
+    // A client that leaves drops this, and must not leave half of the work undone.
+    let outcome = tokio::spawn(async move { control.replace(bundle).await });
+    match outcome.await.unwrap_or_else(|_| Reload::Refused(Refused::broken_off())) {
         Reload::Adopted(snapshot) => json_of(StatusCode::CREATED, &json!({ "hash": snapshot.hash })),
         Reload::Same if on("check_hash") => {
             let mut answer = Answer::default();

@@ -30,6 +30,14 @@ pub struct Refused {
     pub entities: serde_json::Value,
 }
 
+impl Refused {
+    /// The compilation ended without a result.
+    #[must_use]
+    pub fn broken_off() -> Self {
+        Refused { text: "the compilation broke off\n".to_owned(), ..Refused::default() }
+    }
+}
+
 /// The configuration that runs.
 pub struct Running {
     paths: Vec<PathBuf>,

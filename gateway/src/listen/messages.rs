@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -89,19 +89,36 @@ where
             }
             End::Rest => {
                 let parts = Pin::into_inner(connection).into_parts();
-                (early, stream) = (parts.read_buf, parts.io.into_inner().into_inner());
+                stream = parts.io.into_inner().into_inner();
+                early = parts.read_buf;
             }
         }
+        // RFC 9112 §2.2: some end a body by an empty line more.
+        early.advance(early.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count());
         if early.is_empty() {
-            early = rest(&mut stream, entry).await?.ok()?;
+            // Empty as they are, they hold hyper's buffer.
+            drop(early);
+            let Some(first) = rest(&mut stream, entry).await else {
+                let _closed = entry.until(Order::Cut, stream.shutdown()).await;
+                return None;
+            };
+            early = first.ok()?;
         }
     }
 }
 
-/// Waits for the first byte of the next request.
+/// Waits for the first byte of the next request; nothing is returned if the connection is to end.
 async fn rest(stream: &mut (impl AsyncRead + Unpin), entry: &Entry) -> Option<io::Result<Bytes>> {
     entry.presence.rest(true);
-    let first = entry.until(Order::Finish, stream.read_u8()).await;
+    let first = entry.until(Order::Finish, async {
+        loop {
+            let byte = stream.read_u8().await?;
+            if !matches!(byte, b'\r' | b'\n') {
+                return Ok(Bytes::copy_from_slice(&[byte]));
+            }
+        }
+    });
+    let first = first.await;
     entry.presence.rest(false);
-    first.map(|byte| byte.map(|byte| Bytes::copy_from_slice(&[byte])))
+    first
 }

@@ -65,9 +65,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.presence.stalled(written.is_pending());
-        written
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -83,9 +81,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             }
             return self.poll_write(cx, &gathered[..length]);
         }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.presence.stalled(written.is_pending());
-        written
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

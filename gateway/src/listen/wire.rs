@@ -1,5 +1,5 @@
 //! A client's TCP stream, which closes with a reset when its connection was cut off: wherever it ended up by then (TLS, HTTP,
-//! a tunnel), nothing lingers in retransmissions.
+//! a tunnel), nothing lingers in retransmissions. What its peer does not take is noticed here, below what TLS holds back.
 
 use std::io;
 use std::pin::Pin;
@@ -52,14 +52,18 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        let written = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        self.presence.stalled(written.is_pending());
+        written
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs);
+        self.presence.stalled(written.is_pending());
+        written
     }
     fn is_write_vectored(&self) -> bool {
         self.tcp.is_write_vectored()

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Version;
 use http::header::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -29,6 +30,9 @@ pub enum BodyError {
     /// Nothing came for too long, or the whole takes too long.
     #[error("request body too slow")]
     Slow,
+    /// The client gave its stream up before the end, in peace (RFC 9113 §8.1).
+    #[error("the request was given up")]
+    GivenUp,
     /// The client went away or broke the framing.
     #[error("client: {0}")]
     Client(#[from] hyper::Error),
@@ -42,7 +46,7 @@ impl BodyError {
             BodyError::TooLarge => Refusal::BodyTooLarge,
             BodyError::Slow => Refusal::RequestTimeout,
             BodyError::NoRoom => Refusal::Overloaded,
-            BodyError::Client(_) => Refusal::BadRequest,
+            BodyError::GivenUp | BodyError::Client(_) => Refusal::BadRequest,
         }
     }
 }
@@ -101,6 +105,8 @@ pub enum RequestBody {
         turn: Rc<Cell<Turn>>,
         /// The client's time.
         pace: Pace,
+        /// By HTTP/2, where only the end of the stream is the end.
+        multiplexed: bool,
         /// What completes the announced length of a body whose end is still to come.
         last: Option<Box<Frame<Bytes>>>,
     },
@@ -109,11 +115,18 @@ pub enum RequestBody {
 impl RequestBody {
     /// The body of a request as hyper hands it over.
     #[must_use]
-    pub fn of(incoming: Incoming, pace: impl FnOnce() -> Pace) -> Self {
+    pub fn of(incoming: Incoming, version: Version, pace: impl FnOnce() -> Pace) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream { incoming, left: None, turn: Rc::new(Cell::new(Turn::Taker)), pace: pace(), last: None }
+        Self::Stream {
+            incoming,
+            left: None,
+            turn: Rc::new(Cell::new(Turn::Taker)),
+            pace: pace(),
+            multiplexed: version == Version::HTTP_2,
+            last: None,
+        }
     }
 
     /// Whether all of the announced bytes came, but not the end: over HTTP/2 more than was announced may follow. Nobody is
@@ -219,7 +232,7 @@ impl Body for RequestBody {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::data(bytes))))
             }
-            Self::Stream { incoming, left, turn, pace, last } => loop {
+            Self::Stream { incoming, left, turn, pace, multiplexed, last } => loop {
                 let polled = Pin::new(&mut *incoming).poll_frame(cx);
                 turn.set(match polled {
                     Poll::Pending => Turn::Client,
@@ -231,6 +244,11 @@ impl Body for RequestBody {
                 };
                 pace.waiting = None;
                 let Some(mut frame) = frame.transpose()? else {
+                    // hyper tells a reset without an error as it tells an end.
+                    if *multiplexed && !incoming.is_end_stream() {
+                        *last = None;
+                        return Poll::Ready(Some(Err(BodyError::GivenUp)));
+                    }
                     return Poll::Ready(last.take().map(|frame| Ok(*frame)));
                 };
                 if let Some(trailers) = frame.trailers_mut() {

@@ -143,15 +143,20 @@ impl Flight {
         }
     }
 
-    /// Notes by which credential the request was accepted, so that the connection ends with it. One that was taken away since
-    /// the request began ends it now.
-    pub fn show_credential(&self) {
-        let Some(credential) = self.exchange.credential() else { return };
+    /// Notes by which credential the request was accepted, so that the connection ends with it. False when it was taken away
+    /// since the request began: the request is refused, and a connection that nobody shares ends.
+    #[must_use]
+    pub fn show_credential(&self) -> bool {
+        let Some(credential) = self.exchange.credential() else { return true };
         let client = &self.exchange.client;
         self.connection.entry.show(credential, client.trusted);
-        if self.worker.revoked_since(self.exchange.started_ns, credential) && self.connection.entry.reset() {
+        if !self.worker.revoked_since(self.exchange.started_ns, credential) {
+            return true;
+        }
+        if !client.trusted && self.connection.entry.reset() {
             self.worker.count_ended(REVOKED);
         }
+        false
     }
 
     /// The instance of slot `i` for the phases after the request.

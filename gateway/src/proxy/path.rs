@@ -75,11 +75,12 @@ pub fn serve(
     let on_upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (parts, incoming) = request.into_parts();
     let local = worker.local();
-    let raw_uri = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), |p| p.as_str().to_owned());
     let timeouts = local.snapshot.settings.timeouts;
+    let body = RequestBody::of(incoming, parts.version, || Pace::new(timeouts.body, timeouts.request));
+    let raw_uri = parts.uri.path_and_query().map_or_else(|| parts.uri.path().to_owned(), |p| p.as_str().to_owned());
     let exchange = Exchange {
         request: parts,
-        body: RequestBody::of(incoming, || Pace::new(timeouts.body, timeouts.request)),
+        body,
         raw_uri,
         path: String::new(),
         upstream_path: String::new(),
@@ -283,8 +284,8 @@ async fn run_plugins(flight: &mut Flight) -> Result<(), Box<Reply>> {
             return Err(reply);
         }
         flight.note_ran(i, slot);
-        if flight.exchange.credential().map(Arc::as_ptr) != known {
-            flight.show_credential();
+        if flight.exchange.credential().map(Arc::as_ptr) != known && !flight.show_credential() {
+            return Err(refuse(Refusal::Revoked));
         }
     }
     Ok(())
@@ -389,7 +390,7 @@ fn tunneled(
     if let Some(client) = client {
         let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
         let connection = Rc::clone(&flight.connection);
-        tunnel::spawn(seat, connection, client, upstream, idle_max(&flight));
+        tunnel::spawn(seat, connection, client, upstream, silence_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }
@@ -423,6 +424,12 @@ fn finish_head(flight: &mut Flight, response: &mut Response) {
 fn idle_max(flight: &Flight) -> Duration {
     let service = flight.matched().and_then(|r| r.service);
     service.map_or(Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout)
+}
+
+/// How long nobody may say anything in a tunnel.
+fn silence_max(flight: &Flight) -> Duration {
+    let service = flight.matched().and_then(|r| r.service).map(|s| &flight.local.snapshot.services[s]);
+    service.map_or(Duration::from_secs(60), |s| s.read_timeout.max(s.write_timeout))
 }
 
 /// The largest body that any plugin of the chain wants to see whole.

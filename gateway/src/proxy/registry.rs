@@ -108,13 +108,16 @@ impl Entry {
         }
     }
 
-    /// True when that is new.
+    /// Asks for more than was asked before; true when it is more.
     fn ask(&self, order: Order) -> bool {
-        let new = self.order.replace(order) != order;
-        if new && let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
+        let more = order > self.order.get();
+        if more {
+            self.order.set(order);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
         }
-        new
+        more
     }
 }
 
@@ -170,7 +173,6 @@ impl Registry {
         for entry in self.entries.borrow().values() {
             match entry.presence.judge(now_ns, patience) {
                 Finding::Fine => {}
-                Finding::Rest if entry.order.get() > Order::Go => {}
                 Finding::Rest => drop(entry.ask(Order::Rest)),
                 Finding::Quiet => drop(entry.ask(Order::Finish)),
                 Finding::Overdue(reason) => {

@@ -135,6 +135,9 @@ impl Worker {
 
     /// Closes what lives by credentials that are no more, each with a reset.
     pub fn revoke(&self, revoked: &Arc<Revoked>) {
+        if revoked.is_empty() {
+            return;
+        }
         let closed = self.registry.revoke(|id| revoked.has(id));
         self.count_all_ended(REVOKED, closed);
         let mut known = self.revoked.borrow_mut();

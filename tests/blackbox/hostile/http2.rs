@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use gateway_tests::deadline::say;
-use gateway_tests::h2frames::{DATA, END_STREAM, Frames, Outcome};
+use gateway_tests::h2frames::{DATA, END_STREAM, Frames, Outcome, RST_STREAM};
 use gateway_tests::{Gateway, Upstream};
 
 type Field = (Vec<u8>, Vec<u8>);
@@ -235,6 +235,27 @@ fn bodies_that_lie_about_their_length() {
         assert!(seen.iter().all(|seen| !seen.complete && !seen.target.contains("smuggled")), "{length}: {seen:?}");
     }
     say(&format!("CASES HTTP/2 lengths: {}", cases.len()));
+}
+
+#[test]
+fn a_stream_that_is_given_up_is_no_whole_request() {
+    let upstream = Upstream::echo();
+    let gateway = Gateway::start(&upstream.fill(super::CONFIG));
+    for length in [None, Some("2"), Some("9")] {
+        let before = upstream.count();
+        let mut fields = request("POST", "/pub/x");
+        fields.extend(length.map(|length| field("content-length", length)));
+        let fields: Vec<(&[u8], &[u8])> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let mut frames = Frames::connect(gateway.proxy()).unwrap();
+        frames.headers(1, &fields, 0).unwrap();
+        frames.send(DATA, 0, 1, b"ab").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        // NO_ERROR: an end in peace, and no end of the body.
+        frames.send(RST_STREAM, 0, 1, &[0; 4]).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        let seen = upstream.seen().split_off(before);
+        assert!(seen.iter().all(|seen| !seen.complete), "{length:?}: {seen:?}");
+    }
 }
 
 #[test]
