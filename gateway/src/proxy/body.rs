@@ -99,8 +99,8 @@ pub enum RequestBody {
     Stream {
         /// hyper's body.
         incoming: Incoming,
-        /// Bytes that may still come; `None` is no limit.
-        left: Option<u64>,
+        /// Bytes that may still come.
+        left: u64,
         /// Whose turn it is, also for those who have lent the body out.
         turn: Rc<Cell<Turn>>,
         /// The client's time.
@@ -121,7 +121,7 @@ impl RequestBody {
         }
         Self::Stream {
             incoming,
-            left: None,
+            left: u64::MAX,
             turn: Rc::new(Cell::new(Turn::Taker)),
             pace: pace(),
             multiplexed: version == Version::HTTP_2,
@@ -139,7 +139,7 @@ impl RequestBody {
     /// Allows at most `bytes` from here on; a tighter limit stays.
     pub fn limit(&mut self, bytes: u64) {
         if let Self::Stream { left, .. } = self {
-            *left = Some(left.map_or(bytes, |l| l.min(bytes)));
+            *left = bytes.min(*left);
         }
     }
 
@@ -172,7 +172,7 @@ impl RequestBody {
     /// `TooLarge`, `NoRoom`, or the client's failure.
     pub async fn hold(&mut self, bytes_max: usize, reserve: impl Fn(u64) -> bool) -> Result<(), BodyError> {
         let Self::Stream { incoming, left, .. } = self else { return Ok(()) };
-        let bytes_max = left.map_or(bytes_max, |l| bytes_max.min(usize::try_from(l).unwrap_or(usize::MAX)));
+        let bytes_max = bytes_max.min(usize::try_from(*left).unwrap_or(usize::MAX));
         if incoming.size_hint().lower() > bytes_max as u64 {
             return Err(BodyError::TooLarge);
         }
@@ -254,7 +254,7 @@ impl Body for RequestBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     keep_trailers(trailers);
                 }
-                if let (Some(left), Some(data)) = (left.as_mut(), frame.data_ref()) {
+                if let Some(data) = frame.data_ref() {
                     match left.checked_sub(data.len() as u64) {
                         Some(rest) => *left = rest,
                         None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
