@@ -5,10 +5,12 @@ use core::sync::atomic::AtomicU64;
 
 use crate::{
     charge::{Charged, Words, charge},
-    map::{ABI, HAS_EGRESS, HAS_STANDINGS, PULSE_HEARTBEAT, PULSE_KILL, RunMode, Sent, Settings, Standing},
+    map::{
+        ABI, HAS_EGRESS, HAS_NEVER_DROP, HAS_STANDINGS, PULSE_HEARTBEAT, PULSE_KILL, RunMode, Sent, Settings, Standing,
+    },
     packet::{Packet, TCP, Unparsed},
     reason::{Outcome, Reason},
-    source::Source,
+    source::{Address, Source},
 };
 
 /// Where the executor's book lies.
@@ -19,6 +21,8 @@ pub trait Book: Words {
     fn pulse(&self, index: u32) -> u64;
     /// Whether the port is one of the gateway's own.
     fn is_protected(&self, protocol: u8, port: u16) -> bool;
+    /// Whether the address is never dropped.
+    fn is_never_drop(&self, address: Address) -> bool;
     /// The source's account.
     fn account(&self, source: Source) -> Option<&Sent>;
     /// Opens one.
@@ -49,7 +53,8 @@ pub fn enter<B: Book>(book: &B, parsed: Result<Packet, Unparsed>, wire_bytes: u6
         None if packet.opens => return None,
         None => book.open(source)?,
     };
-    if !settings.sent.is_unlimited() && is_above(book, settings, source, account, wire_bytes) {
+    let spared = || settings.lists & HAS_NEVER_DROP != 0 && book.is_never_drop(packet.address);
+    if !settings.sent.is_unlimited() && is_above(book, settings, source, account, wire_bytes) && !spared() {
         let shadow = settings.mode == RunMode::Shadow as u32;
         if !shadow {
             return Some(Outcome { reason: Reason::Bandwidth, shadow });

@@ -16,11 +16,11 @@ use gateway_common::{
     egress::{Book, enter},
     map::{Sent, Settings, Standing},
     packet::{Cursor, parse_sent},
-    source::Source,
+    source::{Address, Source},
 };
 
 use crate::{
-    tables::{EGRESS, PULSE, SETTINGS, STANDINGS, compare_exchange, is_protected, load},
+    tables::{EGRESS, PULSE, SETTINGS, STANDINGS, compare_exchange, is_never_drop, is_protected, load},
     tally,
 };
 
@@ -82,6 +82,11 @@ impl Book for Account {
     #[inline(always)]
     fn is_protected(&self, protocol: u8, port: u16) -> bool {
         is_protected(protocol, port)
+    }
+
+    #[inline(always)]
+    fn is_never_drop(&self, address: Address) -> bool {
+        is_never_drop(address)
     }
 
     #[inline(always)]

@@ -74,6 +74,12 @@ pub fn is_protected(protocol: u8, port: u16) -> bool {
     LISTENERS.get(word).is_some_and(|ports| ports & bit != 0)
 }
 
+/// Whether the address is never dropped.
+#[inline(always)]
+pub fn is_never_drop(address: Address) -> bool {
+    NEVER_DROP.get(Key::new(128, address.octets())).is_some()
+}
+
 /// What the word holds.
 #[inline(always)]
 pub fn load(word: &AtomicU64) -> u64 {
@@ -109,7 +115,7 @@ impl<E: Evidence> Tables for Maps<E> {
 
     #[inline(always)]
     fn is_never_drop(&self, address: Address) -> bool {
-        NEVER_DROP.get(Key::new(128, address.octets())).is_some()
+        is_never_drop(address)
     }
 
     #[inline(always)]

@@ -135,3 +135,14 @@ fn in_shadow_everything_is_sent_and_the_excess_counted() {
     assert!(scene.loaded.packets("shadow_bandwidth") > 0);
     assert!(scene.sent().expect("there is an account")[0] > 2_000_000);
 }
+
+#[test]
+fn who_is_never_dropped_is_sent_everything() {
+    let test = "kernel::egress::who_is_never_dropped_is_sent_everything";
+    let Some(mut scene) = Scene::new(test, Ceiling::new(1, 131_072)) else { return };
+    let far = scene.far.v4.to_string();
+    scene.loaded.list(name::NEVER_DROP, &far, 128);
+    scene.send(4_000_000);
+    assert_eq!(scene.loaded.packets("bandwidth"), 0);
+    assert!(scene.sent().expect("there is an account")[0] > 4_000_000);
+}
