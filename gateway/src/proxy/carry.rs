@@ -1,15 +1,13 @@
 //! Bytes of a stream route, both ways, between a client and a target of its service. It must not know what they mean.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::relay;
 use super::transport::{self, Transport};
 use super::worker::{Local, Worker};
 use crate::clock;
@@ -45,7 +43,7 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, carried
         tracing::debug!(source = %carried.source, route = %route.info.id, "no target for a stream connection");
         return;
     };
-    relay(client, upstream, service.read_timeout).await;
+    relay::join(client, upstream, service.read_timeout).await;
 }
 
 /// A connection to a target, and the ride on it.
@@ -97,49 +95,4 @@ async fn open(worker: &Rc<Worker>, service: &Service, target: &Target, now_ns: u
     let ip = ip.ok_or(io::ErrorKind::NotFound)?;
     let tls = service.tls.then_some((target.host.as_str(), service.tls_verify));
     transport::open(SocketAddr::new(ip, target.port), tls, &worker.tls).await
-}
-
-/// Copies both ways until both sides have ended, one breaks, or nothing has moved for `idle_max`.
-async fn relay(client: impl AsyncRead + AsyncWrite + Unpin, upstream: Transport, idle_max: std::time::Duration) {
-    let moved = Rc::new(Cell::new(0));
-    let mut client = Watched { stream: client, moved: Rc::clone(&moved) };
-    let mut upstream = Watched { stream: upstream, moved: Rc::clone(&moved) };
-    let copying = tokio::io::copy_bidirectional(&mut client, &mut upstream);
-    let mut copying = std::pin::pin!(copying);
-    loop {
-        let before = moved.get();
-        tokio::select! {
-            // Either side may end it at any time; there is nobody to tell.
-            _ = &mut copying => return,
-            () = tokio::time::sleep(idle_max) => if moved.get() == before { return },
-        }
-    }
-}
-
-/// A stream whose reads are counted.
-struct Watched<S> {
-    stream: S,
-    moved: Rc<Cell<u64>>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        self.moved.set(self.moved.get() + 1);
-        Poll::Ready(result)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
-        self.moved.set(self.moved.get() + 1);
-        Poll::Ready(result)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

@@ -15,6 +15,7 @@ pub mod path;
 pub mod placement;
 pub mod presence;
 pub mod registry;
+mod relay;
 pub mod reply;
 pub mod report;
 pub mod sanitize;
