@@ -390,7 +390,7 @@ fn tunneled(
     if let Some(client) = client {
         let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
         let connection = Rc::clone(&flight.connection);
-        tunnel::spawn(seat, connection, client, upstream, silence_max(&flight));
+        tunnel::spawn(seat, connection, client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }
@@ -420,16 +420,10 @@ fn finish_head(flight: &mut Flight, response: &mut Response) {
     }
 }
 
-/// How long an upstream may be silent within its answer.
+/// How long an upstream may be silent within its answer, and both sides within a tunnel.
 fn idle_max(flight: &Flight) -> Duration {
     let service = flight.matched().and_then(|r| r.service);
     service.map_or(Duration::from_secs(60), |s| flight.local.snapshot.services[s].read_timeout)
-}
-
-/// How long nobody may say anything in a tunnel.
-fn silence_max(flight: &Flight) -> Duration {
-    let service = flight.matched().and_then(|r| r.service).map(|s| &flight.local.snapshot.services[s]);
-    service.map_or(Duration::from_secs(60), |s| s.read_timeout.max(s.write_timeout))
 }
 
 /// The largest body that any plugin of the chain wants to see whole.
