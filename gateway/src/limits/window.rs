@@ -64,6 +64,21 @@ impl Period {
         }
     }
 
+    /// The second at which the window of a number began.
+    #[must_use]
+    pub fn begin(self, window: u32) -> u64 {
+        let number = u64::from(window);
+        match self {
+            Period::Second => number,
+            Period::Minute => number * 60,
+            Period::Hour => number * 3600,
+            Period::Day => number * 86_400,
+            // January of the year 1 is number 13.
+            Period::Month => days_from_civil((number - 1) / 12, (number - 1) % 12 + 1) * 86_400,
+            Period::Year => days_from_civil(number, 1) * 86_400,
+        }
+    }
+
     /// The number of the window that holds `unix_s`, and the second at which the next one begins.
     #[must_use]
     pub fn window(self, unix_s: u64) -> (u32, u64) {
@@ -280,6 +295,17 @@ mod tests {
         assert_eq!(next, 1_796_083_200, "2026-12-01T00:00:00Z");
         let (_, next) = Period::Year.window(now);
         assert_eq!(next, 1_798_761_600, "2027-01-01T00:00:00Z");
+        for (_, period) in Period::ALL {
+            // 2026-12-31T23:59:59Z
+            for unix_s in [now, 1_798_761_599] {
+                let (window, next) = period.window(unix_s);
+                assert_eq!(
+                    (period.begin(window), period.begin(window + 1)),
+                    (period.start(unix_s), next),
+                    "{period:?}"
+                );
+            }
+        }
         // 2024-02-29 is still February.
         assert_eq!(Period::Month.window(1_709_164_800).1, 1_709_251_200);
     }

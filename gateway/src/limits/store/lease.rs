@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::exact::{ADD, lifetime_s};
+use super::exact::{ADD, life_s};
 use super::slice::{Plan, Slice, Take};
 use super::{Fault, Fleet, Server, link};
 use crate::limits::window::Period;
@@ -75,13 +75,21 @@ pub struct Account {
     pub period: Period,
 }
 
-/// Now, as the clocks of a request say.
+/// Now.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Nanoseconds since 1970.
     pub unix_ns: u64,
     /// Monotonic nanoseconds.
     pub monotonic_ns: u64,
+}
+
+impl Now {
+    /// What the clocks say.
+    #[must_use]
+    pub fn read() -> Self {
+        Now { unix_ns: crate::clock::unix_ns(), monotonic_ns: crate::clock::monotonic_ns() }
+    }
 }
 
 impl Account {
@@ -146,7 +154,7 @@ impl Account {
         let looks = (terms.refresh * PATIENCE).as_millis() / LOOK.as_millis();
         for _ in 0..looks.max(2) {
             tokio::time::sleep(LOOK).await;
-            let now = Now { unix_ns: crate::clock::unix_ns(), monotonic_ns: crate::clock::monotonic_ns() };
+            let now = Now::read();
             let took = self.take(fleet, terms, now, key);
             if took != Take::Short || self.slice.is_lost(self.window(now)) {
                 return took;
@@ -182,13 +190,13 @@ impl Drop for Waiting<'_> {
 
 async fn ask(fleet: &Fleet, terms: &Terms, account: &Account, plan: Plan, key: &[u8]) -> Result<[u64; 3], Fault> {
     let mut script;
+    let of_s = account.period.begin(plan.window);
+    let life_s = life_s(account.period, of_s, crate::clock::unix_ns() / 1_000_000_000);
     if terms.counts {
         script = ADD.key(key);
-        script.arg(plan.want).arg(lifetime_s(account.period));
+        script.arg(plan.want).arg(life_s);
     } else {
         script = LEASE.key(key);
-        // Asked for ahead of its time, and told of after it.
-        let life_s = lifetime_s(account.period) + 10;
         script.arg(fleet.node()).arg(plan.claim).arg(plan.want).arg(account.limit).arg(life_s);
     }
     numbers(&terms.server, &script).await

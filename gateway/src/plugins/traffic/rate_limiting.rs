@@ -15,7 +15,7 @@ use super::quota::by::{By, Who};
 use super::quota::headers::{Named, Style};
 use crate::document::Fields;
 use crate::identity::Identities;
-use crate::limits::store::lease::Terms;
+use crate::limits::store::lease::{Now, Terms};
 use crate::limits::store::{Fault, Server};
 use crate::limits::window::{Period, Usage};
 use crate::plugins::{Flow, Kind, Plugin, Setup, Shared};
@@ -66,17 +66,20 @@ type Usages = SmallVec<[Usage; 2]>;
 impl Plugin for RateLimiting {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let rule = &self.0;
-        let unix_s = exchange.started_unix_ns / NANOS;
         let key = rule.key(exchange);
         match &rule.store {
             Store::Local => {
-                let usages = rule.count(key, unix_s);
+                let usages = rule.count(key, exchange.started_unix_ns / NANOS);
                 rule.answer(&usages, exchange)
             }
-            Store::Redis { server, terms, from } => match rule.shared.fleet.denials.of(key, unix_s) {
-                Some(usages) => rule.answer(&usages, exchange),
-                None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, exchange),
-            },
+            Store::Redis { server, terms, from } => {
+                // A head may take its time, and a window that is over may be forgotten there.
+                let now = Now::read();
+                match rule.shared.fleet.denials.of(key, now.unix_ns / NANOS) {
+                    Some(usages) => rule.answer(&usages, exchange),
+                    None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, now, exchange),
+                }
+            }
         }
     }
 

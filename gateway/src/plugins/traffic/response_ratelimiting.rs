@@ -54,13 +54,15 @@ struct Rule {
 impl Plugin for ResponseRatelimiting {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let rule = Arc::clone(&self.0);
-        let unix_s = exchange.started_unix_ns / NANOS;
         let Some(server) = rule.server.clone() else {
+            let unix_s = exchange.started_unix_ns / NANOS;
             let look =
                 |limit: &Limit| rule.shared.windows.look(rule.key(exchange, limit), limit.period, limit.units, unix_s);
             let left: Vec<u64> = rule.limits.iter().map(|limit| look(limit).remaining).collect();
-            return rule.begin(left.into(), exchange);
+            return rule.begin(unix_s, left.into(), exchange);
         };
+        // A head may take its time, and a window that is over may be forgotten there.
+        let unix_s = crate::clock::unix_ns() / NANOS;
         let keys: Vec<Vec<u8>> = rule.limits.iter().map(|limit| rule.store_key(exchange, limit, unix_s)).collect();
         Flow::Wait(Box::pin(async move {
             let answer = exact::read(&server, &keys).await;
@@ -68,7 +70,7 @@ impl Plugin for ResponseRatelimiting {
             let resume: Resume = Box::new(move |exchange| match answer {
                 Ok(used) => {
                     let left = rule.limits.iter().zip(used).map(|(limit, used)| limit.units.saturating_sub(used));
-                    rule.begin(left.collect(), exchange)
+                    rule.begin(unix_s, left.collect(), exchange)
                 }
                 Err(fault) => rule.without_store(&fault),
             });
@@ -77,9 +79,9 @@ impl Plugin for ResponseRatelimiting {
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut Response) {
-        let Some(left) = exchange.response_quota.take() else { return };
+        let Some(quota) = exchange.response_quota.take() else { return };
         if response.from_upstream {
-            self.0.end(&left, exchange, response);
+            self.0.end(quota.0, &quota.1, exchange, response);
         }
     }
 }
@@ -98,7 +100,7 @@ impl Rule {
     }
 
     /// Tells the upstream what is left of each limit, or refuses when one is used up.
-    fn begin(&self, left: Box<[u64]>, exchange: &mut Exchange) -> Flow {
+    fn begin(&self, unix_s: u64, left: Box<[u64]>, exchange: &mut Exchange) -> Flow {
         for (at, limit) in self.limits.iter().enumerate() {
             if at > 0 && self.limits[at - 1].name == limit.name {
                 continue;
@@ -113,15 +115,14 @@ impl Rule {
                 exchange.request.headers.insert(name, HeaderValue::from(least));
             }
         }
-        exchange.response_quota = Some(left);
+        exchange.response_quota = Some(Box::new((unix_s, left)));
         Flow::Continue
     }
 
     /// Counts what the upstream says was used, tells the client, and refuses the answer of a limit that was used up.
-    fn end(&self, left: &[u64], exchange: &mut Exchange, response: &mut Response) {
+    fn end(&self, unix_s: u64, left: &[u64], exchange: &mut Exchange, response: &mut Response) {
         let asked = self.asked(response);
         response.headers.remove(&self.header);
-        let unix_s = exchange.started_unix_ns / NANOS;
         let mut refused_until_s = None;
         for ((limit, left), asked) in self.limits.iter().zip(left).zip(&asked) {
             if !self.hide_client_headers {
@@ -170,7 +171,7 @@ impl Rule {
             let key = self.store_key(exchange, limit, unix_s);
             let (server, shared, units, period) = (Arc::clone(server), Arc::clone(&self.shared), *units, limit.period);
             tokio::task::spawn_local(async move {
-                let answer = exact::add(&server, &key, units, period).await;
+                let answer = exact::add(&server, &key, units, period, unix_s).await;
                 shared.fleet.calls.note(&answer);
                 if let Err(fault) = answer {
                     shared.fleet.complain(KIND.name, &fault);

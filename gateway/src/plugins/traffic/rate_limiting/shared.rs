@@ -20,9 +20,10 @@ pub(super) fn pass(
     server: &Arc<Server>,
     terms: Option<(&Arc<Terms>, u64)>,
     key: u64,
+    now: Now,
     exchange: &mut Exchange,
 ) -> Flow {
-    let mut passage = Passage::new(rule, terms, key, exchange);
+    let mut passage = Passage::new(rule, terms, key, now, exchange);
     match passage.take_all() {
         Step::Done if passage.is_whole() => {
             let usages = passage.usages(None);
@@ -88,7 +89,7 @@ enum End {
 }
 
 impl Passage {
-    fn new(rule: &Arc<Rule>, terms: Option<(&Arc<Terms>, u64)>, key: u64, exchange: &Exchange) -> Self {
+    fn new(rule: &Arc<Rule>, terms: Option<(&Arc<Terms>, u64)>, key: u64, now: Now, exchange: &Exchange) -> Self {
         let account = |limit: &Limit| {
             let (_, from) = terms?;
             let slice = (limit.requests >= from).then(|| rule.shared.fleet.slice(key, limit.period))??;
@@ -100,7 +101,7 @@ impl Passage {
             rule: Arc::clone(rule),
             terms: terms.map(|(terms, _)| Arc::clone(terms)),
             key,
-            now: Now { unix_ns: exchange.started_unix_ns, monotonic_ns: exchange.started_ns },
+            now,
             accounts: rule.limits.iter().map(account).collect(),
             took: SmallVec::new(),
         }
@@ -169,7 +170,9 @@ impl Passage {
     /// Waits for more of a slice; what to tell, when there is none.
     async fn wait(&mut self, at: usize) -> Option<Usages> {
         let (account, terms) = (self.accounts[at].clone()?, self.terms.clone()?);
-        match account.wait(&self.rule.shared.fleet, &terms, &|unix_s| self.store_key(at, unix_s)).await {
+        let took = account.wait(&self.rule.shared.fleet, &terms, &|unix_s| self.store_key(at, unix_s)).await;
+        self.now = Now::read();
+        match took {
             Take::Taken(left) => self.took.push(Take::Taken(left)),
             Take::Short if account.slice.is_lost(account.window(self.now)) => {}
             Take::Over | Take::Short => return Some(self.refuse(at)),
