@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, say, unix_seconds};
-use gateway_tests::fleet::{SKEW, calls, gateways, load};
+use gateway_tests::fleet::{SKEW, calls, config, gateways, load};
 use gateway_tests::{Redis, eventually, fresh_minute};
 
 #[test]
@@ -131,4 +131,24 @@ fn counts_are_brought_together_at_kongs_sync_rate() {
     }));
     let keys = redis.say(&["KEYS", "ratelimit:*:hour"]);
     assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[test]
+fn a_reload_that_changes_a_limit_grants_the_difference() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "day: 1000, lease: {}", 1);
+    if 86_400 - unix_seconds() % 86_400 < 30 {
+        gateway_tests::skip("limits_lease::a_reload_that_changes_a_limit_grants_the_difference", "the day ends");
+        return;
+    }
+    let mut client = fleet[0].connect();
+    assert_eq!((0..1050).filter(|_| client.get("/x").status == 200).count(), 1000);
+    let mut more = 0;
+    fleet[0].reload(&config(&redis, "day: 1003, lease: {}"), || {
+        let reply = client.get("/x");
+        more += usize::from(reply.status == 200);
+        reply.number("x-ratelimit-limit-day") == 1003
+    });
+    more += (0..100).filter(|_| client.get("/x").status == 200).count();
+    assert_eq!(more, 3);
 }

@@ -12,15 +12,17 @@ use super::slice::{Plan, Slice, Take};
 use super::{Fault, Fleet, Server, link};
 use crate::limits::window::Period;
 
-/// KEYS: what each gateway holds of a window. ARGV: who asks, what it holds, what it wants on top, the limit, the
-/// lifetime in seconds. Answer: what it gets, what all hold then, how many they are.
+/// KEYS: what each slice of each gateway holds of a window, as `GATEWAY:SLICE`. ARGV: who asks, what it holds, what it
+/// wants on top, the limit, the lifetime in seconds. Answer: what it gets, what all hold then, how many gateways they are.
 static LEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local others, nodes, all = 0, 1, redis.call('HGETALL', KEYS[1])
+        "local function gateway(field) return string.match(field, '^[^:]*') end
+local others, nodes, all = 0, 1, redis.call('HGETALL', KEYS[1])
+local seen = {[gateway(ARGV[1])] = true}
 for i = 1, #all, 2 do
-  if all[i] ~= ARGV[1] then
-    others, nodes = others + tonumber(all[i + 1]), nodes + 1
-  end
+  if all[i] ~= ARGV[1] then others = others + tonumber(all[i + 1]) end
+  local name = gateway(all[i])
+  if not seen[name] then seen[name], nodes = true, nodes + 1 end
 end
 local claim, want = tonumber(ARGV[2]), tonumber(ARGV[3])
 local left = math.max(0, tonumber(ARGV[4]) - others - claim)
@@ -67,6 +69,9 @@ pub struct Terms {
 /// One limit of one identity.
 #[derive(Clone)]
 pub struct Account {
+    /// The hash by which this process knows the slice. By another limit or another server it is another slice, so that a
+    /// reload finds what was held before it held by somebody else.
+    pub key: u64,
     /// What this process holds of it.
     pub slice: Arc<Slice>,
     /// Requests in a window.
@@ -197,7 +202,12 @@ async fn ask(fleet: &Fleet, terms: &Terms, account: &Account, plan: Plan, key: &
         script.arg(plan.want).arg(life_s);
     } else {
         script = LEASE.key(key);
-        script.arg(fleet.node()).arg(plan.claim).arg(plan.want).arg(account.limit).arg(life_s);
+        script
+            .arg(format!("{}:{:x}", fleet.node(), account.key))
+            .arg(plan.claim)
+            .arg(plan.want)
+            .arg(account.limit)
+            .arg(life_s);
     }
     numbers(&terms.server, &script).await
 }

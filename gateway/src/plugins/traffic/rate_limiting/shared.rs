@@ -94,7 +94,7 @@ impl Passage {
             let (_, from) = terms?;
             let slice = (limit.requests >= from).then(|| rule.shared.fleet.slice(key, limit.period))??;
             slice.see();
-            Some(Account { slice, limit: limit.requests, period: limit.period })
+            Some(Account { key, slice, limit: limit.requests, period: limit.period })
         };
         Passage {
             identifier: rule.who.identifier(exchange, &rule.identities).into_owned(),
