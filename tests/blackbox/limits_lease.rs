@@ -134,6 +134,27 @@ fn counts_are_brought_together_at_kongs_sync_rate() {
 }
 
 #[test]
+fn what_is_counted_is_told_although_nobody_comes_any_more() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "hour: 100, sync_rate: 0.3", 1);
+    if 3600 - unix_seconds() % 3600 < 30 {
+        gateway_tests::skip("limits_lease::what_is_counted_is_told_although_nobody_comes_any_more", "the hour ends");
+        return;
+    }
+    let mut client = fleet[0].connect();
+    for _ in 0..10 {
+        client.get("/x").expect(200);
+    }
+    eventually("Redis knows all ten", || {
+        let keys = redis.say(&["KEYS", "ratelimit:*:hour"]);
+        keys.len() == 1 && redis.say(&["GET", &keys[0]]) == ["10"]
+    });
+    let before = calls(&fleet[0]);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(calls(&fleet[0]), before, "there is nothing more to tell");
+}
+
+#[test]
 fn a_reload_that_changes_a_limit_grants_the_difference() {
     let redis = Redis::start();
     let fleet = gateways(&redis, "day: 1000, lease: {}", 1);

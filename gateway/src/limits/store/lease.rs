@@ -133,24 +133,44 @@ impl Account {
     fn begin(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, plan: Plan, key: Vec<u8>) {
         let (account, fleet, terms) = (self.clone(), Arc::clone(fleet), Arc::clone(terms));
         tokio::task::spawn_local(async move {
-            let _done = Done(&account.slice);
-            let answer = ask(&fleet, &terms, &account, plan, &key).await;
-            fleet.calls.note(&answer);
-            match (&answer, terms.counts) {
-                (Ok([total, ..]), true) => account.slice.reported(plan, *total, account.limit),
-                (Ok([grant, total, nodes]), false) => {
-                    account.slice.granted(plan, *grant, *total, *nodes, account.limit);
-                }
-                (Err(_), true) => {}
-                (Err(_), false) if terms.on_loss == OnLoss::Share => {
-                    account.slice.lose(plan, account.limit, terms.nodes);
-                }
-                (Err(_), false) => account.slice.lose_all(plan),
-            }
-            if let Err(fault) = &answer {
-                fleet.complain("lease", fault);
+            account.call(&fleet, &terms, plan, &key).await;
+            if terms.counts {
+                account.follow(&fleet, &terms, plan.window, &key).await;
             }
         });
+    }
+
+    /// Makes a call and tells the slice how it ended.
+    async fn call(&self, fleet: &Fleet, terms: &Terms, plan: Plan, key: &[u8]) {
+        let _done = Done(&self.slice);
+        let answer = ask(fleet, terms, self, plan, key).await;
+        fleet.calls.note(&answer);
+        match (&answer, terms.counts) {
+            (Ok([total, ..]), true) => self.slice.reported(plan, *total, self.limit),
+            (Ok([grant, total, nodes]), false) => self.slice.granted(plan, *grant, *total, *nodes, self.limit),
+            (Err(_), true) => {}
+            (Err(_), false) if terms.on_loss == OnLoss::Share => self.slice.lose(plan, self.limit, terms.nodes),
+            (Err(_), false) => self.slice.lose_all(plan),
+        }
+        if let Err(fault) = &answer {
+            fleet.complain("lease", fault);
+        }
+    }
+
+    /// Tells what was counted since the last report, although no request comes any more that would, until all is told or
+    /// the window is over.
+    async fn follow(&self, fleet: &Fleet, terms: &Terms, window: u32, key: &[u8]) {
+        loop {
+            tokio::time::sleep(terms.refresh).await;
+            let now = Now::read();
+            if !self.slice.owes(window) || self.period.window(now.unix_ns / 1_000_000_000).0 > window {
+                return;
+            }
+            // A request began a report, which will be followed in its turn.
+            let refresh_ns = terms.refresh.as_nanos() as u64;
+            let Some(plan) = self.slice.plan_report(window, refresh_ns, now.monotonic_ns) else { return };
+            self.call(fleet, terms, plan, key).await;
+        }
     }
 
     /// Waits until something is held, the window is used up, or patience ends.
