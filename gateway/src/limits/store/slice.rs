@@ -11,6 +11,9 @@ const FIRST_MAX: u64 = 32;
 /// A call that is under way for longer is taken for lost, nanoseconds.
 const CALL_MAX_NS: u64 = 30_000_000_000;
 
+/// The largest limit of which slices are held: a word's number.
+pub const LIMIT_MAX: u64 = u32::MAX as u64;
+
 /// A number that belongs to a window (below 2^32): another window's is not seen, and an older one does not replace it.
 #[derive(Default)]
 struct Word(AtomicU64);

@@ -162,6 +162,9 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let error_message = fields.string("error_message").map_or("API rate limit exceeded".into(), Cow::Owned);
     let style = config::style(fields);
     let (limits, store) = (limits?, store?);
+    if !config::holds(fields, &limits, &store) {
+        return None;
+    }
     let mut scope = setup.shared.hash_keys.build_hasher();
     (setup.route, setup.service).hash(&mut scope);
     if let Store::Redis { server, terms, from } = &store {
@@ -360,12 +363,26 @@ mod tests {
             ("minute: 1\npolicy: redis\nredis: {host: h}\nsync_rate: 0.01", "`sync_rate` is 0.01"),
             ("minute: 1\nredis: {host: h, port: 0}", "an integer from 1 to 65535"),
             ("minute: 1\nipv6_prefix: 129", "an integer from 1 to 128"),
+            ("second: 4294967296", ":1:1: error: the limit of `second` (4294967296) is more than policy `local`"),
+            ("day: 281474976710656", "an integer from 1 to 281474976710655"),
+            (
+                "year: 4294967296\npolicy: redis\nredis: {host: h}\nlease: {}",
+                "more than `lease` or `sync_rate` can count",
+            ),
+            ("year: 4294967296\npolicy: redis\nredis: {host: h}\nsync_rate: 1", "an integer from 1 to 4294967295"),
             ("minute: 1\nminutes: 1", "did you mean `minute`?"),
             ("minute: 1\nredis: {hots: x}", "did you mean `host`?"),
         ] {
             let report = bad(&KIND, config);
             assert!(report.contains(words), "{config}: {report}");
         }
+    }
+
+    #[test]
+    fn large_limits_are_taken_where_they_can_be_counted() {
+        good(&KIND, "{year: 281474976710655, limit_by: ip}");
+        good(&KIND, "{year: 9223372036854775807, policy: redis, redis: {host: h}}");
+        good(&KIND, "{year: 4294967295, policy: redis, redis: {host: h}, lease: {}}");
     }
 
     #[test]

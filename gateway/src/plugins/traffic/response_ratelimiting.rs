@@ -193,7 +193,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let who = Who::read(fields, "limit_by", 3);
     let server = server(fields);
     let header = header(fields);
-    let limits = limits(fields);
+    let limits = limits(fields, matches!(server, Some(None)));
     let flag = |name, default| fields.boolean(name).unwrap_or(default);
     let (fault_tolerant, block) = (flag("fault_tolerant", true), flag("block_on_first_violation", false));
     let hide_client_headers = flag("hide_client_headers", false);
@@ -241,7 +241,7 @@ fn header(fields: &Fields<'_>) -> Option<HeaderName> {
     parsed
 }
 
-fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
+fn limits(fields: &Fields<'_>, local: bool) -> Option<Vec<Limit>> {
     if !fields.require("limits") {
         return None;
     }
@@ -266,6 +266,7 @@ fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
             sound = false;
             continue;
         };
+        sound &= !local || periods::all_fit(&inner, periods.iter().copied(), "policy `local`", Period::count_max);
         for (period, units) in periods {
             if let (Some(limit_name), Some(remaining_name)) = (named("limit", period), named("remaining", period)) {
                 limits.push(Limit { name: Arc::clone(&name), period, units, limit_name, remaining_name });
@@ -312,6 +313,16 @@ mod tests {
     }
 
     #[test]
+    fn units_may_be_more_than_32_bits_hold() {
+        let plugin = good(&KIND, "{limits: {bytes: {day: 10000000000}}, limit_by: ip, block_on_first_violation: true}");
+        for left in ["7000000000", "4000000000", "1000000000", "0"] {
+            let (ex, _) = once(&plugin, "bytes=3000000000");
+            assert_eq!(told(&ex, "x-ratelimit-remaining-bytes-day").as_deref(), Some(left));
+        }
+        assert_eq!(reply(&plugin, &mut Exchange::for_test("GET", "/a", &[])).status.as_u16(), 429);
+    }
+
+    #[test]
     fn a_used_up_limit_may_refuse_at_once() {
         let plugin = good(&KIND, "{limits: {video: {minute: 1}}, limit_by: ip, block_on_first_violation: true}");
         assert_eq!(once(&plugin, "video=1").1.status, 200);
@@ -329,6 +340,10 @@ mod tests {
             ("limits: {video: {}}", "the limit `video` has no limit"),
             ("limits: {'a b': {minute: 1}}", "cannot be part of a header's name"),
             ("limits: {v: {minute: 0}}", "an integer from 1"),
+            (
+                "limits:\n  v:\n    hour: 17592186044416",
+                ":3:5: error: the limit of `hour` (17592186044416) is more than",
+            ),
             ("limits: {v: {minutes: 1}}", "did you mean `minute`?"),
             ("limits: {v: {minute: 1}}\nlimit_by: path", "`limit_by` is `path`"),
             ("limits: {v: {minute: 1}}\npolicy: redis", "needs to know where Redis is"),
