@@ -231,3 +231,19 @@ fn a_request_that_took_its_time_counts_in_the_window_that_runs() {
     let seconds = unix_seconds() - begun + 1;
     assert!((2..=2 * seconds).contains(&granted), "{granted} in {seconds} s");
 }
+
+#[test]
+fn a_connection_that_redis_closes_is_opened_again_before_anybody_asks() {
+    let (redis, upstream) = (Redis::start(), Upstream::echo());
+    let gateway = Gateway::start(&upstream.fill(&routes(&at(&redis), &["minute: 100, fault_tolerant: false"])));
+    gateway.get("/0").expect(200);
+    let connections = || {
+        let list = redis.say(&["CLIENT", "LIST", "TYPE", "normal"]).join("\n");
+        // The one that asks is none of the gateway's.
+        list.lines().filter(|line| !line.contains("cmd=client")).count()
+    };
+    eventually("the gateway is connected", || connections() > 0);
+    redis.say(&["CLIENT", "KILL", "TYPE", "normal"]);
+    eventually("it is connected again", || connections() > 0);
+    gateway.get("/0").expect(200);
+}

@@ -10,6 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError, ScriptInvocation, Value};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::{Fault, Server};
 
@@ -138,6 +139,19 @@ impl Link {
         tokio::task::spawn_local(Rc::clone(self).open(PAUSE_FIRST));
     }
 
+    /// Notices the end of the connection that `driver` serves, whether or not anybody asks then.
+    fn watch(self: &Rc<Self>, driver: JoinHandle<()>) {
+        // A link that is given up ends its connection, and is not kept for it.
+        let (link, turn) = (Rc::downgrade(self), self.turn.get());
+        tokio::task::spawn_local(async move {
+            // However it ended, it has.
+            let _ = driver.await;
+            if let Some(link) = link.upgrade() {
+                link.lose(turn, &Fault::Broken);
+            }
+        });
+    }
+
     /// Tries to connect until it succeeds, with growing pauses, or nobody has asked for long.
     async fn open(self: Rc<Self>, mut pause: Duration) {
         loop {
@@ -147,8 +161,9 @@ impl Link {
             }
             tokio::time::sleep(pause).await;
             let fault = match tokio::time::timeout(self.server.timeout, connect(&self.server)).await {
-                Ok(Ok(connection)) => {
+                Ok(Ok((connection, driver))) => {
                     self.turn.set(self.turn.get() + 1);
+                    self.watch(driver);
                     tracing::info!(server = %self.server, "Redis is reached");
                     *self.state.borrow_mut() = State::Up(connection);
                     self.opened.notify_waiters();
@@ -167,8 +182,8 @@ impl Link {
     }
 }
 
-/// A connection on which the server has answered.
-async fn connect(server: &Server) -> Result<MultiplexedConnection, Fault> {
+/// A connection on which the server has answered, and the task that serves it until it ends.
+async fn connect(server: &Server) -> Result<(MultiplexedConnection, JoinHandle<()>), Fault> {
     let stream = server.open().await.map_err(|error| Fault::Refused(error.to_string()))?;
     let mut identity = RedisConnectionInfo::default().set_db(server.database);
     if let Some(username) = &server.username {
@@ -181,9 +196,9 @@ async fn connect(server: &Server) -> Result<MultiplexedConnection, Fault> {
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let (mut connection, driver) =
         MultiplexedConnection::new_with_config(&identity, stream, config).await.map_err(|e| fault_of(&e))?;
-    tokio::task::spawn_local(driver);
+    let driver = tokio::task::spawn_local(driver);
     let _: Value = redis::cmd("PING").query_async(&mut connection).await.map_err(|e| fault_of(&e))?;
-    Ok(connection)
+    Ok((connection, driver))
 }
 
 fn fault_of(error: &RedisError) -> Fault {
