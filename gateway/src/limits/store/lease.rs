@@ -104,33 +104,33 @@ impl Account {
         self.slice.running(self.period.window(now.unix_ns / 1_000_000_000).0)
     }
 
-    /// Takes one request from what is held, and begins the calls that are due. `key` makes the store's key of the window
-    /// that holds a second.
-    pub fn take(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, now: Now, key: &dyn Fn(u64) -> Vec<u8>) -> Take {
+    /// Takes one request from what is held, and begins the calls that are due; the window that it counts in, and what
+    /// became of it. `key` makes the store's key of the window that holds a second.
+    pub fn take(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, now: Now, key: &dyn Fn(u64) -> Vec<u8>) -> (u32, Take) {
         let window = self.window(now);
         let refresh_ns = terms.refresh.as_nanos() as u64;
         if terms.counts {
             self.slice.begin_counting(window, self.limit);
             let took = self.slice.take(window, self.limit);
             if let Some(plan) = self.slice.plan_report(window, refresh_ns, now.monotonic_ns) {
-                self.begin(fleet, terms, plan, key(now.unix_ns / 1_000_000_000));
+                self.begin(fleet, terms, plan, key);
             }
-            return if took == Take::Short { Take::Over } else { took };
+            return (window, if took == Take::Short { Take::Over } else { took });
         }
         let took = self.slice.take(window, self.limit);
         if let Some(plan) = self.slice.plan(window, self.limit, refresh_ns, now.monotonic_ns) {
-            self.begin(fleet, terms, plan, key(now.unix_ns / 1_000_000_000));
+            self.begin(fleet, terms, plan, key);
         }
-        let (_, end_s) = self.period.window(now.unix_ns / 1_000_000_000);
-        let left_ns = (end_s * 1_000_000_000).saturating_sub(now.unix_ns);
+        let left_ns = (self.period.begin(window + 1) * 1_000_000_000).saturating_sub(now.unix_ns);
         if let Some(plan) = self.slice.plan_next(window, self.limit, refresh_ns, left_ns, now.monotonic_ns) {
-            self.begin(fleet, terms, plan, key(end_s));
+            self.begin(fleet, terms, plan, key);
         }
-        took
+        (window, took)
     }
 
     /// Makes a call in the background.
-    fn begin(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, plan: Plan, key: Vec<u8>) {
+    fn begin(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, plan: Plan, key: &dyn Fn(u64) -> Vec<u8>) {
+        let key = key(self.period.begin(plan.window));
         let (account, fleet, terms) = (self.clone(), Arc::clone(fleet), Arc::clone(terms));
         tokio::task::spawn_local(async move {
             account.call(&fleet, &terms, plan, &key).await;
@@ -174,18 +174,18 @@ impl Account {
     }
 
     /// Waits until something is held, the window is used up, or patience ends.
-    pub async fn wait(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, key: &dyn Fn(u64) -> Vec<u8>) -> Take {
-        let Some(_waiting) = Waiting::begin(fleet) else { return Take::Over };
+    pub async fn wait(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, key: &dyn Fn(u64) -> Vec<u8>) -> (u32, Take) {
+        let mut last = (self.window(Now::read()), Take::Over);
+        let Some(_waiting) = Waiting::begin(fleet) else { return last };
         let looks = (terms.refresh * PATIENCE).as_millis() / LOOK.as_millis();
         for _ in 0..looks.max(2) {
             tokio::time::sleep(LOOK).await;
-            let now = Now::read();
-            let took = self.take(fleet, terms, now, key);
-            if took != Take::Short || self.slice.is_lost(self.window(now)) {
-                return took;
+            last = self.take(fleet, terms, Now::read(), key);
+            if last.1 != Take::Short || self.slice.is_lost(last.0) {
+                break;
             }
         }
-        Take::Short
+        last
     }
 }
 
@@ -240,4 +240,47 @@ async fn numbers(server: &Arc<Server>, script: &ScriptInvocation<'_>) -> Result<
         *number = u64::try_from(told).unwrap_or(0);
     }
     Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_asks_for_the_window_in_which_it_counts() {
+        let server = Server {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            database: 0,
+            username: None,
+            password: None,
+            tls: None,
+            timeout: Duration::from_millis(100),
+        };
+        let terms = |counts| Terms {
+            server: Arc::new(server.clone()),
+            refresh: Duration::from_millis(100),
+            on_loss: OnLoss::Closed,
+            nodes: 1,
+            counts,
+        };
+        for (period, counts) in [(Period::Second, false), (Period::Minute, false), (Period::Minute, true)] {
+            // 2026-11-24T12:34:59Z, when another worker has counted in the next window already.
+            let now = Now { unix_ns: 1_795_523_699_000_000_000, monotonic_ns: 1 };
+            let account = Account { key: 1, slice: Arc::default(), limit: 5, period };
+            let newer = account.slice.running(period.window(1_795_523_700).0);
+            let asked = RefCell::new(Vec::new());
+            let key = |unix_s| {
+                asked.borrow_mut().push(unix_s);
+                Vec::new()
+            };
+            let took = tokio::task::LocalSet::new()
+                .run_until(async { account.take(&Arc::default(), &Arc::new(terms(counts)), now, &key) })
+                .await;
+            assert_eq!(took, (newer, if counts { Take::Taken(4) } else { Take::Short }), "{period:?}");
+            assert_eq!(*asked.borrow(), [1_795_523_700], "{period:?}");
+        }
+    }
 }

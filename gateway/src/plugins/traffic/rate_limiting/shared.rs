@@ -65,8 +65,8 @@ struct Passage {
     now: Now,
     /// The limits that are leased, in the order of the rule's; the others are counted by the store.
     accounts: SmallVec<[Option<Account>; 2]>,
-    /// What was taken so far, in the same order.
-    took: SmallVec<[Take; 2]>,
+    /// The windows from which was taken so far, in the same order.
+    took: SmallVec<[u32; 2]>,
 }
 
 /// How far a passage got.
@@ -129,19 +129,20 @@ impl Passage {
         let Some(terms) = self.terms.clone() else { return Step::Done };
         for at in self.took.len()..self.accounts.len() {
             let Some(account) = &self.accounts[at] else {
-                self.took.push(Take::Taken(0));
+                self.took.push(0);
                 continue;
             };
-            let took = account.take(&self.rule.shared.fleet, &terms, self.now, &|unix_s| self.store_key(at, unix_s));
+            let (window, took) =
+                account.take(&self.rule.shared.fleet, &terms, self.now, &|unix_s| self.store_key(at, unix_s));
             match took {
                 Take::Over => return Step::Refused(at),
-                Take::Short if !account.slice.is_lost(account.window(self.now)) => return Step::Short(at),
+                Take::Short if !account.slice.is_lost(window) => return Step::Short(at),
                 Take::Short if terms.on_loss == OnLoss::Share => return Step::Refused(at),
                 Take::Short => {
                     self.give_back();
                     return Step::Lost;
                 }
-                Take::Taken(_) => self.took.push(took),
+                Take::Taken(_) => self.took.push(window),
             }
         }
         Step::Done
@@ -170,11 +171,11 @@ impl Passage {
     /// Waits for more of a slice; what to tell, when there is none.
     async fn wait(&mut self, at: usize) -> Option<Usages> {
         let (account, terms) = (self.accounts[at].clone()?, self.terms.clone()?);
-        let took = account.wait(&self.rule.shared.fleet, &terms, &|unix_s| self.store_key(at, unix_s)).await;
+        let (window, took) = account.wait(&self.rule.shared.fleet, &terms, &|unix_s| self.store_key(at, unix_s)).await;
         self.now = Now::read();
         match took {
-            Take::Taken(left) => self.took.push(Take::Taken(left)),
-            Take::Short if account.slice.is_lost(account.window(self.now)) => {}
+            Take::Taken(_) => self.took.push(window),
+            Take::Short if account.slice.is_lost(window) => {}
             Take::Over | Take::Short => return Some(self.refuse(at)),
         }
         None
@@ -211,10 +212,12 @@ impl Passage {
         End::Told(usages)
     }
 
-    /// Gives back what was taken.
+    /// Gives back what was taken, to the windows from which it was.
     fn give_back(&mut self) {
-        for account in self.accounts.iter().take(self.took.len()).flatten() {
-            account.slice.give_back(account.window(self.now));
+        for (account, window) in self.accounts.iter().zip(&self.took) {
+            if let Some(account) = account {
+                account.slice.give_back(*window);
+            }
         }
     }
 
@@ -229,7 +232,9 @@ impl Passage {
         let unix_s = self.unix_s();
         let usage = |(at, (limit, account)): (usize, (&Limit, &Option<Account>))| {
             let (_, end_s) = limit.period.window(unix_s);
-            let left = account.as_ref().map_or(limit.requests, |a| a.slice.left(a.window(self.now), a.limit));
+            let window =
+                |account: &Account| self.took.get(at).map_or_else(|| account.window(self.now), |window| *window);
+            let left = account.as_ref().map_or(limit.requests, |a| a.slice.left(window(a), a.limit));
             let admitted = refused != Some(at);
             let remaining = if admitted { left } else { 0 };
             Usage { admitted, remaining, reset_s: end_s.saturating_sub(unix_s).max(1) }
