@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, say, unix_seconds};
 use gateway_tests::fleet::{SKEW, calls, config, gateways, load};
-use gateway_tests::{Redis, eventually, fresh_minute};
+use gateway_tests::{Gateway, Redis, Request, eventually, fresh_minute};
 
 #[test]
 fn four_gateways_keep_one_limit_with_few_calls() {
@@ -172,4 +172,41 @@ fn a_reload_that_changes_a_limit_grants_the_difference() {
     });
     more += (0..100).filter(|_| client.get("/x").status == 200).count();
     assert_eq!(more, 3);
+}
+
+#[test]
+fn who_finds_no_room_for_a_slice_shares_the_limit_with_those_who_lease() {
+    const SLICES: usize = 1 << 16;
+    let redis = Redis::start();
+    if 3600 - unix_seconds() % 3600 < 90 {
+        gateway_tests::skip(
+            "limits_lease::who_finds_no_room_for_a_slice_shares_the_limit_with_those_who_lease",
+            "the hour ends",
+        );
+        return;
+    }
+    let periods = ["hour", "day", "month", "year"];
+    let limits = periods.map(|period| format!("{period}: 1000")).join(", ");
+    let text = config(&redis, &format!("{limits}, lease: {{ refresh: 10 }}"))
+        .replace("limit_by: path, path: /x", "limit_by: header, header_name: X-Who");
+    let fleet = [Gateway::start(&text), Gateway::start(&text)];
+    thread::scope(|scope| {
+        for part in 0..16 {
+            let gateway = &fleet[0];
+            scope.spawn(move || {
+                let mut client = gateway.connect();
+                for who in (part..SLICES / 4 + 1500).step_by(16) {
+                    client.send(&Request::get("/x").header("X-Who", &who.to_string()));
+                }
+            });
+        }
+    });
+    let metrics = fleet[0].admin_get("/metrics").expect(200).text();
+    let slices = metrics.lines().find_map(|line| line.strip_prefix("gateway_limit_slices ")?.parse::<usize>().ok());
+    assert!(slices >= Some(SLICES), "{slices:?}");
+    let granted = |gateway: &Gateway| {
+        let (mut client, request) = (gateway.connect(), Request::get("/x").header("X-Who", "last"));
+        (0..1100).filter(|_| client.send(&request).status == 200).count()
+    };
+    assert_eq!([granted(&fleet[0]), granted(&fleet[1])], [1000, 0]);
 }

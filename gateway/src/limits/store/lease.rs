@@ -10,10 +10,10 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use super::exact::{ADD, life_s};
 use super::slice::{Plan, Slice, Take};
 use super::{Fault, Fleet, Server, link};
-use crate::limits::window::Period;
+use crate::limits::window::{Period, Usage};
 
-/// KEYS: what each slice of each gateway holds of a window, as `GATEWAY:SLICE`. ARGV: who asks, what it holds, what it
-/// wants on top, the limit, the lifetime in seconds. Answer: what it gets, what all hold then, how many gateways they are.
+/// KEYS: what each slice of each gateway holds of a window, as `GATEWAY:SLICE`. ARGV: who asks, what it holds (empty:
+/// what is known of it), what it wants on top, the limit, the lifetime in seconds. Answer: what it gets, what all hold then, how many gateways they are.
 static LEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local function gateway(field) return string.match(field, '^[^:]*') end
@@ -24,7 +24,7 @@ for i = 1, #all, 2 do
   local name = gateway(all[i])
   if not seen[name] then seen[name], nodes = true, nodes + 1 end
 end
-local claim, want = tonumber(ARGV[2]), tonumber(ARGV[3])
+local claim, want = tonumber(ARGV[2] ~= '' and ARGV[2] or redis.call('HGET', KEYS[1], ARGV[1]) or 0), tonumber(ARGV[3])
 local left = math.max(0, tonumber(ARGV[4]) - others - claim)
 if nodes > 1 then left = math.ceil(left / 2) end
 local grant = math.min(want, left)
@@ -210,6 +210,46 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+/// One limit of one identity of which no slice is held, since too many are: the store is asked for every request, and
+/// counts them beside what others hold.
+pub struct Single {
+    /// As of an account.
+    pub key: u64,
+    /// The store's key of the window.
+    pub store_key: Vec<u8>,
+    /// Requests in a window.
+    pub limit: u64,
+    /// The window's length.
+    pub period: Period,
+}
+
+impl Single {
+    /// Counts one request, unless nothing is left.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn take(&self, fleet: &Fleet, server: &Arc<Server>, unix_s: u64) -> Result<Usage, Fault> {
+        let [granted, total, _] = self.ask(fleet, server, 1, unix_s).await?;
+        let reset_s = self.period.window(unix_s).1.saturating_sub(unix_s).max(1);
+        Ok(Usage { admitted: granted == 1, remaining: self.limit.saturating_sub(total), reset_s })
+    }
+
+    /// Gives one back: another limit refused the request. When that does not reach the store, it stays counted.
+    pub async fn give_back(&self, fleet: &Fleet, server: &Arc<Server>, unix_s: u64) {
+        let _ = self.ask(fleet, server, -1, unix_s).await;
+    }
+
+    async fn ask(&self, fleet: &Fleet, server: &Arc<Server>, want: i64, unix_s: u64) -> Result<[u64; 3], Fault> {
+        let mut script = LEASE.key(&self.store_key[..]);
+        // Not the field of a slice, which says itself what it holds.
+        script.arg(format!("{}:{:x}:single", fleet.node(), self.key)).arg("").arg(want).arg(self.limit);
+        script.arg(life_s(self.period, unix_s, unix_s));
+        let answer = numbers(server, &script).await;
+        fleet.calls.note(&answer);
+        answer
     }
 }
 

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Limit, NANOS, Rule, Usages};
 use crate::limits::store::exact::{self, Counter};
-use crate::limits::store::lease::{Account, Now, OnLoss, Terms};
+use crate::limits::store::lease::{Account, Now, OnLoss, Single, Terms};
 use crate::limits::store::slice::Take;
 use crate::limits::store::{Fault, Server};
 use crate::limits::window::Usage;
@@ -60,6 +60,7 @@ fn lost(rule: &Rule, on_loss: Option<OnLoss>) -> Flow {
 struct Passage {
     rule: Arc<Rule>,
     terms: Option<Arc<Terms>>,
+    from: u64,
     identifier: Vec<u8>,
     key: u64,
     now: Now,
@@ -100,6 +101,7 @@ impl Passage {
             identifier: rule.who.identifier(exchange, &rule.identities).into_owned(),
             rule: Arc::clone(rule),
             terms: terms.map(|(terms, _)| Arc::clone(terms)),
+            from: terms.map_or(u64::MAX, |(_, from)| from),
             key,
             now,
             accounts: rule.limits.iter().map(account).collect(),
@@ -112,16 +114,20 @@ impl Passage {
         self.accounts.iter().all(Option::is_some)
     }
 
+    /// Whether gateways lease the limit, and count it in a key of their own.
+    fn is_leased(&self, at: usize) -> bool {
+        self.terms.as_ref().is_some_and(|terms| !terms.counts) && self.rule.limits[at].requests >= self.from
+    }
+
     fn unix_s(&self) -> u64 {
         self.now.unix_ns / NANOS
     }
 
     /// The store's key of a limit in the window that holds a second.
     fn store_key(&self, at: usize, unix_s: u64) -> Vec<u8> {
-        let (rule, counts) = (&self.rule, self.terms.as_ref().is_none_or(|terms| terms.counts));
-        let leased = !counts && self.accounts[at].is_some();
+        let rule = &self.rule;
         let kongs = exact::key(&rule.route, &rule.service, &self.identifier, rule.limits[at].period, unix_s);
-        if leased { [&b"gateway:lease:"[..], &kongs].concat() } else { kongs }
+        if self.is_leased(at) { [&b"gateway:lease:"[..], &kongs].concat() } else { kongs }
     }
 
     /// Takes from the slices that were not taken from yet, until one has nothing.
@@ -183,33 +189,90 @@ impl Passage {
 
     async fn count(&mut self, server: &Arc<Server>) -> End {
         let unix_s = self.unix_s();
-        let own: SmallVec<[usize; 2]> = (0..self.accounts.len()).filter(|at| self.accounts[*at].is_none()).collect();
+        let asked = (0..self.accounts.len()).filter(|at| self.accounts[*at].is_none());
+        let (singles, own): (SmallVec<[usize; 2]>, SmallVec<[usize; 2]>) = asked.partition(|at| self.is_leased(*at));
+        let singles = match self.take_singles(&singles, server).await {
+            Ok(singles) => singles,
+            Err(end) => return end,
+        };
         let counter = |at: &usize| {
             let limit = &self.rule.limits[*at];
             Counter { key: self.store_key(*at, unix_s), limit: limit.requests, period: limit.period }
         };
         let counters: SmallVec<[Counter; 2]> = own.iter().map(counter).collect();
-        let answer = exact::count(server, &counters, unix_s).await;
-        self.rule.shared.fleet.calls.note(&answer);
-        let told = match answer {
+        let told = match self.count_exactly(&counters, server).await {
             Ok(told) => told,
             Err(fault) => {
+                self.give_back_singles(&singles, server).await;
                 self.give_back();
                 return End::Failed(fault);
             }
         };
         let refused = told.iter().any(|usage| !usage.admitted);
         if refused {
+            self.give_back_singles(&singles, server).await;
             self.give_back();
         }
         let mut usages = self.usages(None);
-        for (at, usage) in own.iter().zip(&told) {
-            usages[*at] = *usage;
+        for (at, usage) in singles.iter().copied().chain(own.into_iter().zip(told)) {
+            usages[at] = usage;
+            // It has one more again.
+            usages[at].remaining += u64::from(refused && self.is_leased(at));
         }
         if refused {
             self.rule.shared.fleet.denials.remember(self.key, &usages, unix_s);
         }
         End::Told(usages)
+    }
+
+    async fn count_exactly(&self, counters: &[Counter], server: &Arc<Server>) -> Result<Usages, Fault> {
+        if counters.is_empty() {
+            return Ok(Usages::new());
+        }
+        let answer = exact::count(server, counters, self.unix_s()).await;
+        self.rule.shared.fleet.calls.note(&answer);
+        answer
+    }
+
+    fn single(&self, at: usize) -> Single {
+        let limit = &self.rule.limits[at];
+        Single {
+            key: self.key,
+            store_key: self.store_key(at, self.unix_s()),
+            limit: limit.requests,
+            period: limit.period,
+        }
+    }
+
+    /// Counts one request of each limit that is leased and of which nothing can be held here; or how the passage ends,
+    /// with everything given back.
+    async fn take_singles(&mut self, of: &[usize], server: &Arc<Server>) -> Result<SmallVec<[(usize, Usage); 2]>, End> {
+        let (rule, unix_s) = (Arc::clone(&self.rule), self.unix_s());
+        let mut taken = SmallVec::new();
+        for &at in of {
+            let end = match self.single(at).take(&rule.shared.fleet, server, unix_s).await {
+                Ok(usage) if usage.admitted => {
+                    taken.push((at, usage));
+                    continue;
+                }
+                Ok(_) => None,
+                Err(_) if self.terms.as_ref().is_some_and(|terms| terms.on_loss == OnLoss::Closed) => Some(End::Lost),
+                Err(fault) => Some(End::Failed(fault)),
+            };
+            self.give_back_singles(&taken, server).await;
+            let usages = self.refuse(at);
+            return Err(end.unwrap_or_else(|| {
+                rule.shared.fleet.denials.remember(self.key, &usages, unix_s);
+                End::Told(usages)
+            }));
+        }
+        Ok(taken)
+    }
+
+    async fn give_back_singles(&self, taken: &[(usize, Usage)], server: &Arc<Server>) {
+        for (at, _) in taken {
+            self.single(*at).give_back(&self.rule.shared.fleet, server, self.unix_s()).await;
+        }
     }
 
     /// Gives back what was taken, to the windows from which it was.
