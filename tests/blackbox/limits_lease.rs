@@ -23,9 +23,15 @@ fn four_gateways_keep_one_limit_with_few_calls() {
     say(&format!("four gateways: {granted} of 8000 granted, {tallies:?}"));
     assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
     let refused: u64 = tallies.iter().map(|tally| tally.refused).sum();
-    assert!(granted <= 8400, "{granted} of 8000");
-    // On a machine that is too slow to use the limit up, there is nothing to be seen.
-    assert!(granted >= 7600 || refused == 0, "{granted} of 8000, {refused} refused");
+    assert!(granted <= 8000, "{granted} of 8000");
+    if granted + refused < 9000 {
+        gateway_tests::skip(
+            "limits_lease::four_gateways_keep_one_limit_with_few_calls",
+            "too slow to use the limit up",
+        );
+        return;
+    }
+    assert!(granted >= 7600, "{granted} of 8000, {refused} refused");
     for gateway in &fleet {
         assert!(calls(gateway) <= 8 * 10 + 10, "{} calls in 8 s", calls(gateway));
     }
@@ -85,6 +91,11 @@ fn without_redis_everybody_lives_on_his_share_and_comes_back() {
     let (away, back) = (each(marks[0] + 1, marks[1]), each(marks[1] + 2, ends - 1));
     say(&format!("without Redis {away:?}, after its return {back:?} of 1000 a second"));
     assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
+    if tallies.iter().map(|tally| tally.refused).sum::<u64>() < 14 * 300 {
+        let name = "limits_lease::without_redis_everybody_lives_on_his_share_and_comes_back";
+        gateway_tests::skip(name, "too slow to use the limit up");
+        return;
+    }
     let mean = |counts: &[u64]| counts.iter().sum::<u64>() as f64 / counts.len().max(1) as f64;
     assert!((500.0..=1250.0).contains(&mean(&away)), "{away:?}");
     // The clock of a request's second is the client's here: neighbours may lend each other some.
