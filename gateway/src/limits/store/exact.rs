@@ -125,7 +125,7 @@ pub async fn count(server: &Arc<Server>, counters: &[Counter], unix_s: u64) -> R
         script.arg(counter.limit).arg(life_s(counter.period, unix_s, unix_s));
     }
     let answer = link::call(server, &script).await?;
-    let numbers = Vec::<i64>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let numbers = Vec::<i64>::from_redis_value(answer).map_err(|error| link::refused(server, &error))?;
     let (Some(refused), true) = (numbers.first(), numbers.len() == counters.len() + 1) else {
         return Err(Fault::Refused("an answer of another length".to_owned()));
     };
@@ -151,7 +151,7 @@ pub async fn read(server: &Arc<Server>, keys: &[Vec<u8>]) -> Result<Vec<u64>, Fa
         script.key(&key[..]);
     }
     let answer = link::call(server, &script).await?;
-    let told = Vec::<Option<u64>>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let told = Vec::<Option<u64>>::from_redis_value(answer).map_err(|error| link::refused(server, &error))?;
     if told.len() != keys.len() {
         return Err(Fault::Refused("an answer of another length".to_owned()));
     }

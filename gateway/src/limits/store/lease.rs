@@ -274,7 +274,7 @@ async fn ask(fleet: &Fleet, terms: &Terms, account: &Account, plan: Plan, key: &
 
 async fn numbers(server: &Arc<Server>, script: &ScriptInvocation<'_>) -> Result<[u64; 3], Fault> {
     let answer = link::call(server, script).await?;
-    let told = Vec::<i64>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let told = Vec::<i64>::from_redis_value(answer).map_err(|error| link::refused(server, &error))?;
     let mut numbers = [0; 3];
     for (number, told) in numbers.iter_mut().zip(told) {
         *number = u64::try_from(told).unwrap_or(0);

@@ -2,6 +2,7 @@
 //! background, and while it is down calls fail at once instead of waiting.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ const CALLS_MAX: u32 = 4096;
 /// Pauses between attempts to connect: the first, doubled up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// Bytes of a server's words at most, in the log.
+const WORDS_MAX: usize = 200;
 /// A server that nobody has asked for so long is left alone.
 const UNUSED_MAX: Duration = Duration::from_secs(60);
 
@@ -109,7 +112,7 @@ impl Link {
         let mut connection = self.connection().await?;
         let turn = self.turn.get();
         script.invoke_async(&mut connection).await.map_err(|error| {
-            let fault = fault_of(&error);
+            let fault = fault_of(&self.server, &error);
             if fault == Fault::Broken {
                 self.lose(turn, &fault);
             }
@@ -184,7 +187,7 @@ impl Link {
 
 /// A connection on which the server has answered, and the task that serves it until it ends.
 async fn connect(server: &Server) -> Result<(MultiplexedConnection, JoinHandle<()>), Fault> {
-    let stream = server.open().await.map_err(|error| Fault::Refused(error.to_string()))?;
+    let stream = server.open().await.map_err(|error| refused(server, &error))?;
     let mut identity = RedisConnectionInfo::default().set_db(server.database);
     if let Some(username) = &server.username {
         identity = identity.set_username(username);
@@ -195,18 +198,49 @@ async fn connect(server: &Server) -> Result<(MultiplexedConnection, JoinHandle<(
     // Every call has a limit of its own.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let (mut connection, driver) =
-        MultiplexedConnection::new_with_config(&identity, stream, config).await.map_err(|e| fault_of(&e))?;
+        MultiplexedConnection::new_with_config(&identity, stream, config).await.map_err(|e| fault_of(server, &e))?;
     let driver = tokio::task::spawn_local(driver);
-    let _: Value = redis::cmd("PING").query_async(&mut connection).await.map_err(|e| fault_of(&e))?;
+    let _: Value = redis::cmd("PING").query_async(&mut connection).await.map_err(|e| fault_of(server, &e))?;
     Ok((connection, driver))
 }
 
-fn fault_of(error: &RedisError) -> Fault {
+fn fault_of(server: &Server, error: &RedisError) -> Fault {
     if error.is_timeout() {
         Fault::Slow
     } else if error.is_io_error() || error.is_connection_dropped() {
         Fault::Broken
     } else {
-        Fault::Refused(error.to_string())
+        refused(server, error)
+    }
+}
+
+/// A server's no, fit for the log: its first words, and never the password.
+pub(super) fn refused(server: &Server, error: &dyn Display) -> Fault {
+    let mut words = error.to_string();
+    if let Some(password) = &server.password {
+        words = words.replace(&**password, "***");
+    }
+    words.truncate(words.floor_char_boundary(WORDS_MAX));
+    Fault::Refused(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_is_cut_and_never_shows_the_password() {
+        let server = Server {
+            host: "h".to_owned(),
+            port: 1,
+            database: 0,
+            username: None,
+            password: Some("s3cret".to_owned()),
+            tls: None,
+            timeout: Duration::from_secs(1),
+        };
+        assert_eq!(refused(&server, &"ERR s3cret is wrong"), Fault::Refused("ERR *** is wrong".to_owned()));
+        let long = format!("{}é{}", "x".repeat(WORDS_MAX - 1), "s3cret".repeat(100));
+        assert_eq!(refused(&server, &long), Fault::Refused("x".repeat(WORDS_MAX - 1)));
     }
 }
