@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, say, unix_seconds};
-use gateway_tests::fleet::{SKEW, calls, gateways, load};
-use gateway_tests::{Redis, eventually, fresh_minute};
+use gateway_tests::fleet::{SKEW, calls, config, gateways, load};
+use gateway_tests::{Gateway, Redis, Request, eventually, fresh_minute};
 
 #[test]
 fn four_gateways_keep_one_limit_with_few_calls() {
@@ -23,9 +23,15 @@ fn four_gateways_keep_one_limit_with_few_calls() {
     say(&format!("four gateways: {granted} of 8000 granted, {tallies:?}"));
     assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
     let refused: u64 = tallies.iter().map(|tally| tally.refused).sum();
-    assert!(granted <= 8400, "{granted} of 8000");
-    // On a machine that is too slow to use the limit up, there is nothing to be seen.
-    assert!(granted >= 7600 || refused == 0, "{granted} of 8000, {refused} refused");
+    assert!(granted <= 8000, "{granted} of 8000");
+    if granted + refused < 9000 {
+        gateway_tests::skip(
+            "limits_lease::four_gateways_keep_one_limit_with_few_calls",
+            "too slow to use the limit up",
+        );
+        return;
+    }
+    assert!(granted >= 7600, "{granted} of 8000, {refused} refused");
     for gateway in &fleet {
         assert!(calls(gateway) <= 8 * 10 + 10, "{} calls in 8 s", calls(gateway));
     }
@@ -85,6 +91,11 @@ fn without_redis_everybody_lives_on_his_share_and_comes_back() {
     let (away, back) = (each(marks[0] + 1, marks[1]), each(marks[1] + 2, ends - 1));
     say(&format!("without Redis {away:?}, after its return {back:?} of 1000 a second"));
     assert!(tallies.iter().all(|tally| tally.other == 0), "{tallies:?}");
+    if tallies.iter().map(|tally| tally.refused).sum::<u64>() < 14 * 300 {
+        let name = "limits_lease::without_redis_everybody_lives_on_his_share_and_comes_back";
+        gateway_tests::skip(name, "too slow to use the limit up");
+        return;
+    }
     let mean = |counts: &[u64]| counts.iter().sum::<u64>() as f64 / counts.len().max(1) as f64;
     assert!((500.0..=1250.0).contains(&mean(&away)), "{away:?}");
     // The clock of a request's second is the client's here: neighbours may lend each other some.
@@ -131,4 +142,82 @@ fn counts_are_brought_together_at_kongs_sync_rate() {
     }));
     let keys = redis.say(&["KEYS", "ratelimit:*:hour"]);
     assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[test]
+fn what_is_counted_is_told_although_nobody_comes_any_more() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "hour: 100, sync_rate: 0.3", 1);
+    if 3600 - unix_seconds() % 3600 < 30 {
+        gateway_tests::skip("limits_lease::what_is_counted_is_told_although_nobody_comes_any_more", "the hour ends");
+        return;
+    }
+    let mut client = fleet[0].connect();
+    for _ in 0..10 {
+        client.get("/x").expect(200);
+    }
+    eventually("Redis knows all ten", || {
+        let keys = redis.say(&["KEYS", "ratelimit:*:hour"]);
+        keys.len() == 1 && redis.say(&["GET", &keys[0]]) == ["10"]
+    });
+    let before = calls(&fleet[0]);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(calls(&fleet[0]), before, "there is nothing more to tell");
+}
+
+#[test]
+fn a_reload_that_changes_a_limit_grants_the_difference() {
+    let redis = Redis::start();
+    let fleet = gateways(&redis, "day: 1000, lease: {}", 1);
+    if 86_400 - unix_seconds() % 86_400 < 30 {
+        gateway_tests::skip("limits_lease::a_reload_that_changes_a_limit_grants_the_difference", "the day ends");
+        return;
+    }
+    let mut client = fleet[0].connect();
+    assert_eq!((0..1050).filter(|_| client.get("/x").status == 200).count(), 1000);
+    let mut more = 0;
+    fleet[0].reload(&config(&redis, "day: 1003, lease: {}"), || {
+        let reply = client.get("/x");
+        more += usize::from(reply.status == 200);
+        reply.number("x-ratelimit-limit-day") == 1003
+    });
+    more += (0..100).filter(|_| client.get("/x").status == 200).count();
+    assert_eq!(more, 3);
+}
+
+#[test]
+fn who_finds_no_room_for_a_slice_shares_the_limit_with_those_who_lease() {
+    const SLICES: usize = 1 << 16;
+    let redis = Redis::start();
+    if 3600 - unix_seconds() % 3600 < 90 {
+        gateway_tests::skip(
+            "limits_lease::who_finds_no_room_for_a_slice_shares_the_limit_with_those_who_lease",
+            "the hour ends",
+        );
+        return;
+    }
+    let periods = ["hour", "day", "month", "year"];
+    let limits = periods.map(|period| format!("{period}: 1000")).join(", ");
+    let text = config(&redis, &format!("{limits}, lease: {{ refresh: 10 }}"))
+        .replace("limit_by: path, path: /x", "limit_by: header, header_name: X-Who");
+    let fleet = [Gateway::start(&text), Gateway::start(&text)];
+    thread::scope(|scope| {
+        for part in 0..16 {
+            let gateway = &fleet[0];
+            scope.spawn(move || {
+                let mut client = gateway.connect();
+                for who in (part..SLICES / 4 + 1500).step_by(16) {
+                    client.send(&Request::get("/x").header("X-Who", &who.to_string()));
+                }
+            });
+        }
+    });
+    let metrics = fleet[0].admin_get("/metrics").expect(200).text();
+    let slices = metrics.lines().find_map(|line| line.strip_prefix("gateway_limit_slices ")?.parse::<usize>().ok());
+    assert!(slices >= Some(SLICES), "{slices:?}");
+    let granted = |gateway: &Gateway| {
+        let (mut client, request) = (gateway.connect(), Request::get("/x").header("X-Who", "last"));
+        (0..1100).filter(|_| client.send(&request).status == 200).count()
+    };
+    assert_eq!([granted(&fleet[0]), granted(&fleet[1])], [1000, 0]);
 }

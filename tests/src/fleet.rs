@@ -16,15 +16,20 @@ pub const SKEW: [u32; 4] = [1120, 240, 160, 80];
 /// Gateways that answer for themselves, with `limits` as their rate-limiting beside the place of Redis.
 #[track_caller]
 pub fn gateways(redis: &Redis, limits: &str, count: usize) -> Vec<Gateway> {
-    let text = format!(
+    let text = config(redis, limits);
+    (0..count).map(|_| Gateway::start(&text)).collect()
+}
+
+/// The configuration of one of them.
+pub fn config(redis: &Redis, limits: &str) -> String {
+    format!(
         "_format_version: \"3.0\"\nroutes:\n- name: all\n  id: 00000000-0000-4000-8000-00000000000a\n  paths: [/]\n  plugins:\n  \
          - {{ name: rate-limiting, config: {{ limit_by: path, path: /x, policy: redis, \
          redis: {{ host: 127.0.0.1, port: {}, timeout: 500 }}, {limits} }} }}\n  \
          - {{ name: request-termination, config: {{ status_code: 200, message: ok }} }}\n\
          gateway:\n  access_log: off\n  workers: 2\n",
         redis.port()
-    );
-    (0..count).map(|_| Gateway::start(&text)).collect()
+    )
 }
 
 /// What was granted, refused and lost.

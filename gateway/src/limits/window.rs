@@ -42,6 +42,41 @@ impl Period {
         }
     }
 
+    /// Bits of a counter's word that hold its count; those above number the window, until the year 2089 at least.
+    const fn count_bits(self) -> u32 {
+        match self {
+            Period::Second => 32,
+            Period::Minute => 38,
+            Period::Hour => 44,
+            Period::Day | Period::Month | Period::Year => 48,
+        }
+    }
+
+    /// The most that a counter of this process counts in a window.
+    #[must_use]
+    pub const fn count_max(self) -> u64 {
+        (1 << self.count_bits()) - 1
+    }
+
+    /// A counter's word: the number of its window above, what is counted in it below.
+    const fn word(self, window: u32, used: u64) -> u64 {
+        (window as u64) << self.count_bits() | used
+    }
+
+    /// The window and the count of a word.
+    const fn parts(self, word: u64) -> (u32, u64) {
+        ((word >> self.count_bits()) as u32, word & self.count_max())
+    }
+
+    /// The window and count that a request of `window` finds. A request that took its time to come belongs to a window that
+    /// is over: it counts in the one that runs, or else it would empty it.
+    fn found(self, word: u64, window: u32) -> (u32, u64) {
+        match self.parts(word) {
+            (stored, used) if stored >= window => (stored, used),
+            _ => (window, 0),
+        }
+    }
+
     /// The field's name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -61,6 +96,21 @@ impl Period {
                 days_from_civil(year, month) * 86_400
             }
             Period::Year => days_from_civil(civil_month(unix_s / 86_400).0, 1) * 86_400,
+        }
+    }
+
+    /// The second at which the window of a number began.
+    #[must_use]
+    pub fn begin(self, window: u32) -> u64 {
+        let number = u64::from(window);
+        match self {
+            Period::Second => number,
+            Period::Minute => number * 60,
+            Period::Hour => number * 3600,
+            Period::Day => number * 86_400,
+            // January of the year 1 is number 13.
+            Period::Month => days_from_civil((number - 1) / 12, (number - 1) % 12 + 1) * 86_400,
+            Period::Year => days_from_civil(number, 1) * 86_400,
         }
     }
 
@@ -128,20 +178,6 @@ pub struct Usage {
 const COUNTERS_MAX: usize = 1 << 20;
 const OVERFLOW_CELLS: usize = 1 << 12;
 
-/// A counter's word: the number of its window above, the requests counted in it below.
-fn parts(word: u64) -> (u32, u64) {
-    ((word >> 32) as u32, word & 0xffff_ffff)
-}
-
-/// The window and count that a request of `window` finds. A request that took its time to come belongs to a window that is
-/// over: it counts in the one that runs, or else it would empty it.
-fn found(word: u64, window: u32) -> (u32, u64) {
-    match parts(word) {
-        (stored, used) if stored >= window => (stored, used),
-        _ => (window, 0),
-    }
-}
-
 /// All counters of the process. They outlive a reload.
 pub struct Windows {
     counters: HashMap<(u64, Period), Arc<AtomicU64>>,
@@ -175,12 +211,12 @@ impl Windows {
         let reset_s = next.saturating_sub(unix_s).max(1);
         self.with_cell(key, period, |cell| {
             let counted = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                let (window, used) = found(word, window);
-                (used < limit.min(u64::from(u32::MAX))).then_some(u64::from(window) << 32 | (used + 1))
+                let (window, used) = period.found(word, window);
+                (used < limit.min(period.count_max())).then(|| period.word(window, used + 1))
             });
             match counted {
                 Ok(before) => {
-                    let (_, used) = found(before, window);
+                    let (_, used) = period.found(before, window);
                     Usage { admitted: true, remaining: limit.saturating_sub(used + 1), reset_s }
                 }
                 Err(_) => Usage { admitted: false, remaining: 0, reset_s },
@@ -193,7 +229,8 @@ impl Windows {
         let (window, _) = period.window(unix_s);
         self.with_cell(key, period, |cell| {
             let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                (parts(word).0 >= window && parts(word).1 > 0).then(|| word - 1)
+                let (stored, used) = period.parts(word);
+                (stored >= window && used > 0).then(|| word - 1)
             });
         });
     }
@@ -203,8 +240,8 @@ impl Windows {
         let (window, _) = period.window(unix_s);
         self.with_cell(key, period, |cell| {
             let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                let (window, used) = found(word, window);
-                Some(u64::from(window) << 32 | used.saturating_add(number).min(u64::from(u32::MAX)))
+                let (window, used) = period.found(word, window);
+                Some(period.word(window, used.saturating_add(number).min(period.count_max())))
             });
         });
     }
@@ -219,7 +256,7 @@ impl Windows {
             None if pin.len() >= self.counters_max => self.shared_cell(key, period).load(Ordering::Relaxed),
             None => 0,
         };
-        let (_, used) = found(word, window);
+        let (_, used) = period.found(word, window);
         let remaining = limit.saturating_sub(used);
         Usage { admitted: remaining > 0, remaining, reset_s: next.saturating_sub(unix_s).max(1) }
     }
@@ -241,7 +278,7 @@ impl Windows {
         let live = |period: Period, word: u64| {
             let now = period.window(unix_s).0;
             // A worker's clock may be a tick ahead.
-            (now..=now + 1).contains(&parts(word).0)
+            (now..=now + 1).contains(&period.parts(word).0)
         };
         self.counters.pin().retain(|(_, period), cell| live(*period, cell.load(Ordering::Relaxed)));
         for (i, cell) in self.overflow.iter().enumerate() {
@@ -280,6 +317,17 @@ mod tests {
         assert_eq!(next, 1_796_083_200, "2026-12-01T00:00:00Z");
         let (_, next) = Period::Year.window(now);
         assert_eq!(next, 1_798_761_600, "2027-01-01T00:00:00Z");
+        for (_, period) in Period::ALL {
+            // 2026-12-31T23:59:59Z
+            for unix_s in [now, 1_798_761_599] {
+                let (window, next) = period.window(unix_s);
+                assert_eq!(
+                    (period.begin(window), period.begin(window + 1)),
+                    (period.start(unix_s), next),
+                    "{period:?}"
+                );
+            }
+        }
         // 2024-02-29 is still February.
         assert_eq!(Period::Month.window(1_709_164_800).1, 1_709_251_200);
     }
@@ -294,6 +342,22 @@ mod tests {
         assert_eq!(windows.look(7, Period::Minute, 3, 181).remaining, 3);
         assert_eq!(windows.count(7, Period::Minute, 3, 181).remaining, 2);
         assert_eq!(windows.look(7, Period::Minute, 3, 182), Usage { admitted: true, remaining: 2, reset_s: 58 });
+    }
+
+    #[test]
+    fn what_a_counter_can_hold_is_refused_beyond() {
+        for (_, period) in Period::ALL {
+            let windows = Windows::default();
+            // 2026-11-24T12:34:56Z
+            let (now, limit) = (1_795_523_696, period.count_max());
+            windows.add(7, period, limit - 1, now);
+            assert!(windows.count(7, period, limit, now).admitted, "{period:?}");
+            assert!(!windows.count(7, period, limit, now).admitted, "{period:?}");
+            windows.add(7, period, u64::MAX, now);
+            assert_eq!(windows.look(7, period, limit, now).remaining, 0, "{period:?}");
+            let next = period.window(now).1;
+            assert_eq!(windows.look(7, period, limit, next).remaining, limit, "{period:?}");
+        }
     }
 
     #[test]

@@ -164,8 +164,8 @@ pub struct Exchange {
     pub response_headers: Vec<(HeaderName, HeaderValue, Put)>,
     /// The id that correlation-id chose, for the log.
     pub correlation_id: Option<Box<str>>,
-    /// What response-ratelimiting found left of each of its limits.
-    pub response_quota: Option<Box<[u64]>>,
+    /// When response-ratelimiting looked, seconds since 1970, and what it found left of each of its limits.
+    pub response_quota: Option<Box<(u64, Box<[u64]>)>>,
     /// Whether a half-open circuit let this request through as one of its probes.
     pub circuit_probe: bool,
 }

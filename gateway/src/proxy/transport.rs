@@ -26,6 +26,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The socket.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Transport::Plain(tcp) => tcp,
+            Transport::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
     fn inner(&mut self) -> Pin<&mut dyn Stream> {
         match self {
             Transport::Plain(tcp) => Pin::new(tcp),

@@ -44,7 +44,17 @@ return {used}",
     )
 });
 
-/// How long a counter of `period` lives in Redis, seconds (Kong `expiration`).
+/// How long a counter is kept beyond the end of its window, seconds: for calls that were long under way, and for
+/// gateways whose clocks are behind.
+const LATE_S: u64 = 5;
+
+/// How long a counter of the window that holds `of_s` lives in Redis from `unix_s` on, seconds: until the window is over,
+/// and never less than Kong lets it live.
+pub(super) fn life_s(period: Period, of_s: u64, unix_s: u64) -> u64 {
+    (period.window(of_s).1.saturating_sub(unix_s) + LATE_S).max(lifetime_s(period))
+}
+
+/// The seconds of a window as Kong takes them, for headers and lifetimes (Kong `expiration`).
 #[must_use]
 pub fn lifetime_s(period: Period) -> u64 {
     match period {
@@ -112,10 +122,10 @@ pub async fn count(server: &Arc<Server>, counters: &[Counter], unix_s: u64) -> R
     script.arg(1);
     for counter in counters {
         script.key(&counter.key[..]);
-        script.arg(counter.limit).arg(lifetime_s(counter.period));
+        script.arg(counter.limit).arg(life_s(counter.period, unix_s, unix_s));
     }
     let answer = link::call(server, &script).await?;
-    let numbers = Vec::<i64>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let numbers = Vec::<i64>::from_redis_value(answer).map_err(|error| link::refused(server, &error))?;
     let (Some(refused), true) = (numbers.first(), numbers.len() == counters.len() + 1) else {
         return Err(Fault::Refused("an answer of another length".to_owned()));
     };
@@ -141,26 +151,38 @@ pub async fn read(server: &Arc<Server>, keys: &[Vec<u8>]) -> Result<Vec<u64>, Fa
         script.key(&key[..]);
     }
     let answer = link::call(server, &script).await?;
-    let told = Vec::<Option<u64>>::from_redis_value(answer).map_err(|error| Fault::Refused(error.to_string()))?;
+    let told = Vec::<Option<u64>>::from_redis_value(answer).map_err(|error| link::refused(server, &error))?;
     if told.len() != keys.len() {
         return Err(Fault::Refused("an answer of another length".to_owned()));
     }
     Ok(told.into_iter().map(Option::unwrap_or_default).collect())
 }
 
-/// Adds to a counter, whatever its limit.
+/// Adds to the counter of the window that holds `of_s`, whatever its limit.
 ///
 /// # Errors
 /// Why there is no answer.
-pub async fn add(server: &Arc<Server>, key: &[u8], number: u64, period: Period) -> Result<(), Fault> {
+pub async fn add(server: &Arc<Server>, key: &[u8], number: u64, period: Period, of_s: u64) -> Result<(), Fault> {
     let mut script = ADD.key(key);
-    script.arg(number).arg(lifetime_s(period));
+    script.arg(number).arg(life_s(period, of_s, crate::clock::unix_ns() / 1_000_000_000));
     link::call(server, &script).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_lives_until_its_window_is_over_and_as_long_as_kongs() {
+        // 2026-12-01 and 2028-01-01: 31 days, 366 days.
+        let (month, year) = (1_796_083_200, 1_830_297_600);
+        assert_eq!(life_s(Period::Month, month, month), 31 * 86_400 + LATE_S);
+        assert_eq!(life_s(Period::Year, year, year), 366 * 86_400 + LATE_S);
+        assert_eq!(life_s(Period::Month, month + 86_400 * 9, month + 86_400 * 9), 30 * 86_400);
+        assert_eq!(life_s(Period::Second, month, month), 1 + LATE_S);
+        assert_eq!(life_s(Period::Second, month, month + 60), LATE_S, "late, it is not kept for ever");
+        assert_eq!(life_s(Period::Second, month + 1, month), 2 + LATE_S, "ahead of its time");
+    }
 
     #[test]
     fn keys_are_those_of_kong() {

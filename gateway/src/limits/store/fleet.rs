@@ -12,7 +12,7 @@ use super::slice::Slice;
 use crate::limits::window::Period;
 use crate::telemetry::metrics;
 
-/// Slices at most; beyond it, identities are counted by the store alone.
+/// Slices at most; beyond it, the store is asked for every request.
 const SLICES_MAX: usize = 1 << 16;
 
 /// Limits shared with other gateways, as this process sees them. It outlives a reload.

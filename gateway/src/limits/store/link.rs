@@ -2,6 +2,7 @@
 //! background, and while it is down calls fail at once instead of waiting.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError, ScriptInvocation, Value};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::{Fault, Server};
 
@@ -18,6 +20,8 @@ const CALLS_MAX: u32 = 4096;
 /// Pauses between attempts to connect: the first, doubled up to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// Bytes of a server's words at most, in the log.
+const WORDS_MAX: usize = 200;
 /// A server that nobody has asked for so long is left alone.
 const UNUSED_MAX: Duration = Duration::from_secs(60);
 
@@ -108,7 +112,7 @@ impl Link {
         let mut connection = self.connection().await?;
         let turn = self.turn.get();
         script.invoke_async(&mut connection).await.map_err(|error| {
-            let fault = fault_of(&error);
+            let fault = fault_of(&self.server, &error);
             if fault == Fault::Broken {
                 self.lose(turn, &fault);
             }
@@ -138,6 +142,19 @@ impl Link {
         tokio::task::spawn_local(Rc::clone(self).open(PAUSE_FIRST));
     }
 
+    /// Notices the end of the connection that `driver` serves, whether or not anybody asks then.
+    fn watch(self: &Rc<Self>, driver: JoinHandle<()>) {
+        // A link that is given up ends its connection, and is not kept for it.
+        let (link, turn) = (Rc::downgrade(self), self.turn.get());
+        tokio::task::spawn_local(async move {
+            // However it ended, it has.
+            let _ = driver.await;
+            if let Some(link) = link.upgrade() {
+                link.lose(turn, &Fault::Broken);
+            }
+        });
+    }
+
     /// Tries to connect until it succeeds, with growing pauses, or nobody has asked for long.
     async fn open(self: Rc<Self>, mut pause: Duration) {
         loop {
@@ -147,8 +164,9 @@ impl Link {
             }
             tokio::time::sleep(pause).await;
             let fault = match tokio::time::timeout(self.server.timeout, connect(&self.server)).await {
-                Ok(Ok(connection)) => {
+                Ok(Ok((connection, driver))) => {
                     self.turn.set(self.turn.get() + 1);
+                    self.watch(driver);
                     tracing::info!(server = %self.server, "Redis is reached");
                     *self.state.borrow_mut() = State::Up(connection);
                     self.opened.notify_waiters();
@@ -167,9 +185,9 @@ impl Link {
     }
 }
 
-/// A connection on which the server has answered.
-async fn connect(server: &Server) -> Result<MultiplexedConnection, Fault> {
-    let stream = server.open().await.map_err(|error| Fault::Refused(error.to_string()))?;
+/// A connection on which the server has answered, and the task that serves it until it ends.
+async fn connect(server: &Server) -> Result<(MultiplexedConnection, JoinHandle<()>), Fault> {
+    let stream = server.open().await.map_err(|error| refused(server, &error))?;
     let mut identity = RedisConnectionInfo::default().set_db(server.database);
     if let Some(username) = &server.username {
         identity = identity.set_username(username);
@@ -180,18 +198,49 @@ async fn connect(server: &Server) -> Result<MultiplexedConnection, Fault> {
     // Every call has a limit of its own.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let (mut connection, driver) =
-        MultiplexedConnection::new_with_config(&identity, stream, config).await.map_err(|e| fault_of(&e))?;
-    tokio::task::spawn_local(driver);
-    let _: Value = redis::cmd("PING").query_async(&mut connection).await.map_err(|e| fault_of(&e))?;
-    Ok(connection)
+        MultiplexedConnection::new_with_config(&identity, stream, config).await.map_err(|e| fault_of(server, &e))?;
+    let driver = tokio::task::spawn_local(driver);
+    let _: Value = redis::cmd("PING").query_async(&mut connection).await.map_err(|e| fault_of(server, &e))?;
+    Ok((connection, driver))
 }
 
-fn fault_of(error: &RedisError) -> Fault {
+fn fault_of(server: &Server, error: &RedisError) -> Fault {
     if error.is_timeout() {
         Fault::Slow
     } else if error.is_io_error() || error.is_connection_dropped() {
         Fault::Broken
     } else {
-        Fault::Refused(error.to_string())
+        refused(server, error)
+    }
+}
+
+/// A server's no, fit for the log: its first words, and never the password.
+pub(super) fn refused(server: &Server, error: &dyn Display) -> Fault {
+    let mut words = error.to_string();
+    if let Some(password) = &server.password {
+        words = words.replace(&**password, "***");
+    }
+    words.truncate(words.floor_char_boundary(WORDS_MAX));
+    Fault::Refused(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_is_cut_and_never_shows_the_password() {
+        let server = Server {
+            host: "h".to_owned(),
+            port: 1,
+            database: 0,
+            username: None,
+            password: Some("s3cret".to_owned()),
+            tls: None,
+            timeout: Duration::from_secs(1),
+        };
+        assert_eq!(refused(&server, &"ERR s3cret is wrong"), Fault::Refused("ERR *** is wrong".to_owned()));
+        let long = format!("{}é{}", "x".repeat(WORDS_MAX - 1), "s3cret".repeat(100));
+        assert_eq!(refused(&server, &long), Fault::Refused("x".repeat(WORDS_MAX - 1)));
     }
 }

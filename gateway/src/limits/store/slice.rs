@@ -11,6 +11,9 @@ const FIRST_MAX: u64 = 32;
 /// A call that is under way for longer is taken for lost, nanoseconds.
 const CALL_MAX_NS: u64 = 30_000_000_000;
 
+/// The largest limit of which slices are held: a word's number.
+pub const LIMIT_MAX: u64 = u32::MAX as u64;
+
 /// A number that belongs to a window (below 2^32): another window's is not seen, and an older one does not replace it.
 #[derive(Default)]
 struct Word(AtomicU64);
@@ -305,6 +308,13 @@ impl Slice {
         Some(Plan { window, claim: taken, want: taken.saturating_sub(reported) })
     }
 
+    /// Whether the store was not told of all that was taken.
+    #[must_use]
+    pub fn owes(&self, window: u32) -> bool {
+        let half = self.half(window);
+        half.taken.of(window).unwrap_or(0) > half.reported.of(window).unwrap_or(0)
+    }
+
     /// The store has counted what `plan` told; all gateways have used `total`.
     pub fn reported(&self, plan: Plan, total: u64, limit: u64) {
         let half = self.half(plan.window);
@@ -440,8 +450,10 @@ mod tests {
         assert_eq!([take(), take(), take()], [Take::Taken(9), Take::Taken(8), Take::Taken(7)]);
         let plan = slice.plan_report(1, REFRESH, 1).expect("due");
         assert_eq!((plan.claim, plan.want), (3, 3));
+        assert!(slice.owes(1));
         slice.reported(plan, 8, 10);
         slice.done();
+        assert!(!slice.owes(1));
         assert_eq!([take(), take(), take()], [Take::Taken(1), Take::Taken(0), Take::Short]);
         assert_eq!(slice.plan_report(1, REFRESH, 2), None, "not due");
         let plan = slice.plan_report(1, REFRESH, 1 + REFRESH).expect("due");

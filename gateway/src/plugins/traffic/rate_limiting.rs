@@ -15,7 +15,7 @@ use super::quota::by::{By, Who};
 use super::quota::headers::{Named, Style};
 use crate::document::Fields;
 use crate::identity::Identities;
-use crate::limits::store::lease::Terms;
+use crate::limits::store::lease::{Now, Terms};
 use crate::limits::store::{Fault, Server};
 use crate::limits::window::{Period, Usage};
 use crate::plugins::{Flow, Kind, Plugin, Setup, Shared};
@@ -66,17 +66,20 @@ type Usages = SmallVec<[Usage; 2]>;
 impl Plugin for RateLimiting {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let rule = &self.0;
-        let unix_s = exchange.started_unix_ns / NANOS;
         let key = rule.key(exchange);
         match &rule.store {
             Store::Local => {
-                let usages = rule.count(key, unix_s);
+                let usages = rule.count(key, exchange.started_unix_ns / NANOS);
                 rule.answer(&usages, exchange)
             }
-            Store::Redis { server, terms, from } => match rule.shared.fleet.denials.of(key, unix_s) {
-                Some(usages) => rule.answer(&usages, exchange),
-                None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, exchange),
-            },
+            Store::Redis { server, terms, from } => {
+                // A head may take its time, and a window that is over may be forgotten there.
+                let now = Now::read();
+                match rule.shared.fleet.denials.of(key, now.unix_ns / NANOS) {
+                    Some(usages) => rule.answer(&usages, exchange),
+                    None => shared::pass(rule, server, terms.as_ref().map(|terms| (terms, *from)), key, now, exchange),
+                }
+            }
         }
     }
 
@@ -159,6 +162,9 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let error_message = fields.string("error_message").map_or("API rate limit exceeded".into(), Cow::Owned);
     let style = config::style(fields);
     let (limits, store) = (limits?, store?);
+    if !config::holds(fields, &limits, &store) {
+        return None;
+    }
     let mut scope = setup.shared.hash_keys.build_hasher();
     (setup.route, setup.service).hash(&mut scope);
     if let Store::Redis { server, terms, from } = &store {
@@ -357,12 +363,26 @@ mod tests {
             ("minute: 1\npolicy: redis\nredis: {host: h}\nsync_rate: 0.01", "`sync_rate` is 0.01"),
             ("minute: 1\nredis: {host: h, port: 0}", "an integer from 1 to 65535"),
             ("minute: 1\nipv6_prefix: 129", "an integer from 1 to 128"),
+            ("second: 4294967296", ":1:1: error: the limit of `second` (4294967296) is more than policy `local`"),
+            ("day: 281474976710656", "an integer from 1 to 281474976710655"),
+            (
+                "year: 4294967296\npolicy: redis\nredis: {host: h}\nlease: {}",
+                "more than `lease` or `sync_rate` can count",
+            ),
+            ("year: 4294967296\npolicy: redis\nredis: {host: h}\nsync_rate: 1", "an integer from 1 to 4294967295"),
             ("minute: 1\nminutes: 1", "did you mean `minute`?"),
             ("minute: 1\nredis: {hots: x}", "did you mean `host`?"),
         ] {
             let report = bad(&KIND, config);
             assert!(report.contains(words), "{config}: {report}");
         }
+    }
+
+    #[test]
+    fn large_limits_are_taken_where_they_can_be_counted() {
+        good(&KIND, "{year: 281474976710655, limit_by: ip}");
+        good(&KIND, "{year: 9223372036854775807, policy: redis, redis: {host: h}}");
+        good(&KIND, "{year: 4294967295, policy: redis, redis: {host: h}, lease: {}}");
     }
 
     #[test]

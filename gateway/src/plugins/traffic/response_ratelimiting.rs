@@ -54,13 +54,15 @@ struct Rule {
 impl Plugin for ResponseRatelimiting {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let rule = Arc::clone(&self.0);
-        let unix_s = exchange.started_unix_ns / NANOS;
         let Some(server) = rule.server.clone() else {
+            let unix_s = exchange.started_unix_ns / NANOS;
             let look =
                 |limit: &Limit| rule.shared.windows.look(rule.key(exchange, limit), limit.period, limit.units, unix_s);
             let left: Vec<u64> = rule.limits.iter().map(|limit| look(limit).remaining).collect();
-            return rule.begin(left.into(), exchange);
+            return rule.begin(unix_s, left.into(), exchange);
         };
+        // A head may take its time, and a window that is over may be forgotten there.
+        let unix_s = crate::clock::unix_ns() / NANOS;
         let keys: Vec<Vec<u8>> = rule.limits.iter().map(|limit| rule.store_key(exchange, limit, unix_s)).collect();
         Flow::Wait(Box::pin(async move {
             let answer = exact::read(&server, &keys).await;
@@ -68,7 +70,7 @@ impl Plugin for ResponseRatelimiting {
             let resume: Resume = Box::new(move |exchange| match answer {
                 Ok(used) => {
                     let left = rule.limits.iter().zip(used).map(|(limit, used)| limit.units.saturating_sub(used));
-                    rule.begin(left.collect(), exchange)
+                    rule.begin(unix_s, left.collect(), exchange)
                 }
                 Err(fault) => rule.without_store(&fault),
             });
@@ -77,9 +79,9 @@ impl Plugin for ResponseRatelimiting {
     }
 
     fn on_response(&self, exchange: &mut Exchange, response: &mut Response) {
-        let Some(left) = exchange.response_quota.take() else { return };
+        let Some(quota) = exchange.response_quota.take() else { return };
         if response.from_upstream {
-            self.0.end(&left, exchange, response);
+            self.0.end(quota.0, &quota.1, exchange, response);
         }
     }
 }
@@ -98,7 +100,7 @@ impl Rule {
     }
 
     /// Tells the upstream what is left of each limit, or refuses when one is used up.
-    fn begin(&self, left: Box<[u64]>, exchange: &mut Exchange) -> Flow {
+    fn begin(&self, unix_s: u64, left: Box<[u64]>, exchange: &mut Exchange) -> Flow {
         for (at, limit) in self.limits.iter().enumerate() {
             if at > 0 && self.limits[at - 1].name == limit.name {
                 continue;
@@ -113,15 +115,14 @@ impl Rule {
                 exchange.request.headers.insert(name, HeaderValue::from(least));
             }
         }
-        exchange.response_quota = Some(left);
+        exchange.response_quota = Some(Box::new((unix_s, left)));
         Flow::Continue
     }
 
     /// Counts what the upstream says was used, tells the client, and refuses the answer of a limit that was used up.
-    fn end(&self, left: &[u64], exchange: &mut Exchange, response: &mut Response) {
+    fn end(&self, unix_s: u64, left: &[u64], exchange: &mut Exchange, response: &mut Response) {
         let asked = self.asked(response);
         response.headers.remove(&self.header);
-        let unix_s = exchange.started_unix_ns / NANOS;
         let mut refused_until_s = None;
         for ((limit, left), asked) in self.limits.iter().zip(left).zip(&asked) {
             if !self.hide_client_headers {
@@ -170,7 +171,7 @@ impl Rule {
             let key = self.store_key(exchange, limit, unix_s);
             let (server, shared, units, period) = (Arc::clone(server), Arc::clone(&self.shared), *units, limit.period);
             tokio::task::spawn_local(async move {
-                let answer = exact::add(&server, &key, units, period).await;
+                let answer = exact::add(&server, &key, units, period, unix_s).await;
                 shared.fleet.calls.note(&answer);
                 if let Err(fault) = answer {
                     shared.fleet.complain(KIND.name, &fault);
@@ -192,7 +193,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let who = Who::read(fields, "limit_by", 3);
     let server = server(fields);
     let header = header(fields);
-    let limits = limits(fields);
+    let limits = limits(fields, matches!(server, Some(None)));
     let flag = |name, default| fields.boolean(name).unwrap_or(default);
     let (fault_tolerant, block) = (flag("fault_tolerant", true), flag("block_on_first_violation", false));
     let hide_client_headers = flag("hide_client_headers", false);
@@ -240,7 +241,7 @@ fn header(fields: &Fields<'_>) -> Option<HeaderName> {
     parsed
 }
 
-fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
+fn limits(fields: &Fields<'_>, local: bool) -> Option<Vec<Limit>> {
     if !fields.require("limits") {
         return None;
     }
@@ -265,6 +266,7 @@ fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
             sound = false;
             continue;
         };
+        sound &= !local || periods::all_fit(&inner, periods.iter().copied(), "policy `local`", Period::count_max);
         for (period, units) in periods {
             if let (Some(limit_name), Some(remaining_name)) = (named("limit", period), named("remaining", period)) {
                 limits.push(Limit { name: Arc::clone(&name), period, units, limit_name, remaining_name });
@@ -311,6 +313,16 @@ mod tests {
     }
 
     #[test]
+    fn units_may_be_more_than_32_bits_hold() {
+        let plugin = good(&KIND, "{limits: {bytes: {day: 10000000000}}, limit_by: ip, block_on_first_violation: true}");
+        for left in ["7000000000", "4000000000", "1000000000", "0"] {
+            let (ex, _) = once(&plugin, "bytes=3000000000");
+            assert_eq!(told(&ex, "x-ratelimit-remaining-bytes-day").as_deref(), Some(left));
+        }
+        assert_eq!(reply(&plugin, &mut Exchange::for_test("GET", "/a", &[])).status.as_u16(), 429);
+    }
+
+    #[test]
     fn a_used_up_limit_may_refuse_at_once() {
         let plugin = good(&KIND, "{limits: {video: {minute: 1}}, limit_by: ip, block_on_first_violation: true}");
         assert_eq!(once(&plugin, "video=1").1.status, 200);
@@ -328,6 +340,10 @@ mod tests {
             ("limits: {video: {}}", "the limit `video` has no limit"),
             ("limits: {'a b': {minute: 1}}", "cannot be part of a header's name"),
             ("limits: {v: {minute: 0}}", "an integer from 1"),
+            (
+                "limits:\n  v:\n    hour: 17592186044416",
+                ":3:5: error: the limit of `hour` (17592186044416) is more than",
+            ),
             ("limits: {v: {minutes: 1}}", "did you mean `minute`?"),
             ("limits: {v: {minute: 1}}\nlimit_by: path", "`limit_by` is `path`"),
             ("limits: {v: {minute: 1}}\npolicy: redis", "needs to know where Redis is"),

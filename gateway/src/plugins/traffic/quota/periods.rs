@@ -3,6 +3,25 @@
 use crate::document::Fields;
 use crate::limits::window::Period;
 
+/// Refuses limits that are above `max`, which counting by `how` can hold; whether there is none.
+pub fn all_fit(
+    fields: &Fields<'_>,
+    limits: impl IntoIterator<Item = (Period, u64)>,
+    how: &str,
+    max: impl Fn(Period) -> u64,
+) -> bool {
+    let mut fit = true;
+    for (period, limit) in limits {
+        let (name, max) = (period.name(), max(period));
+        if limit > max {
+            let message = format!("the limit of `{name}` ({limit}) is more than {how} can count");
+            fields.report.mismatch(fields.place_of(name), message, format!("an integer from 1 to {max}"));
+            fit = false;
+        }
+    }
+    fit
+}
+
 /// The limits of `what`, shortest period first; Kong wants at least one, and none below that of a shorter period.
 pub fn read(fields: &Fields<'_>, what: &str) -> Option<Vec<(Period, u64)>> {
     let mut limits: Vec<(Period, u64)> = Vec::new();

@@ -7,6 +7,7 @@ use super::{Limit, Store};
 use crate::document::Fields;
 use crate::limits::store::exact::lifetime_s;
 use crate::limits::store::lease::{OnLoss, Terms};
+use crate::limits::store::slice;
 use crate::limits::window::Period;
 use crate::plugins::traffic::quota::headers::{Named, Style};
 use crate::plugins::traffic::quota::{periods, redis};
@@ -19,6 +20,20 @@ pub(super) fn limits(fields: &Fields<'_>) -> Option<Vec<Limit>> {
         named: Named::new(period.name(), requests, lifetime_s(period)),
     };
     Some(periods::read(fields, "rate-limiting")?.into_iter().map(named).collect())
+}
+
+/// Whether what counts can hold the limits; where it cannot, that is told.
+pub(super) fn holds(fields: &Fields<'_>, limits: &[Limit], store: &Store) -> bool {
+    let from = match store {
+        Store::Local => 0,
+        Store::Redis { terms: None, .. } => return true,
+        Store::Redis { from, .. } => *from,
+    };
+    let counted = limits.iter().map(|limit| (limit.period, limit.requests)).filter(|(_, requests)| *requests >= from);
+    match store {
+        Store::Local => periods::all_fit(fields, counted, "policy `local`", Period::count_max),
+        Store::Redis { .. } => periods::all_fit(fields, counted, "`lease` or `sync_rate`", |_| slice::LIMIT_MAX),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
