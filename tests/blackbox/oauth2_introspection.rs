@@ -39,7 +39,13 @@ services:
     paths: [/open]
     plugins:
     - name: oauth2-introspection
-      config: { introspection_url: @SERVER@/introspect, authorization_value: x, anonymous: nobody, timeout: 500 }
+      config:
+        introspection_url: @SERVER@/introspect
+        authorization_value: x
+        anonymous: nobody
+        timeout: 500
+        run_on_preflight: false
+        custom_claims_forward: [level]
 consumers:
 - { username: ann, custom_id: app-1 }
 - username: nobody
@@ -107,6 +113,19 @@ fn a_good_token_is_asked_about_once() {
     assert_eq!(seen[0].header("content-type"), Some("application/x-www-form-urlencoded"));
     assert_eq!(seen[0].body, b"token=good");
     assert!(seen[0].faults.is_empty(), "{:?}", seen[0].faults);
+}
+
+/// What the server says of a token is not for the client to say, also where nobody is asked.
+#[test]
+fn a_clients_own_copies_never_pass() {
+    let (_upstream, _server, gateway) = scene();
+    for method in ["GET", "OPTIONS"] {
+        let mut request = Request::get("/open").header("X-Credential-Sub", "forged").header("X-Credential-Level", "9");
+        request.method = method.to_owned();
+        let reply = gateway.send(&request).expect(200);
+        let told = ["x-credential-sub", "x-credential-level"].map(|name| reply.echoed(name));
+        assert_eq!(told, [None, None], "{method}");
+    }
 }
 
 #[test]

@@ -40,7 +40,14 @@ services:
   - name: either
     paths: [/either]
     plugins:
-    - { name: openid-connect, config: { issuer: @ISSUER@, auth_methods: [bearer], anonymous: nobody } }
+    - name: openid-connect
+      config:
+        issuer: @ISSUER@
+        auth_methods: [bearer]
+        anonymous: nobody
+        run_on_preflight: false
+        upstream_headers_claims: [email, user]
+        upstream_headers_names: [X-Email, X-Consumer-Custom-ID]
     - { name: key-auth, config: { anonymous: nobody } }
 consumers:
 - { username: ann, custom_id: u-7, keyauth_credentials: [{ key: ann-key }] }
@@ -135,6 +142,28 @@ fn a_key_is_enough_where_both_are_open() {
     assert_eq!(who(scene.gateway.get("/either")).as_deref(), Some("nobody"));
     assert_eq!(who(scene.gateway.get("/either?apikey=ann-key")).as_deref(), Some("ann"));
     assert_eq!(who(scene.ask("/either", &scene.with("sub", json!("s")))), None);
+}
+
+/// What the issuer says of somebody is not for the client to say, whoever lets the request through.
+#[test]
+fn a_clients_own_copies_never_pass() {
+    let scene = scene();
+    let bearer = format!("Bearer {}", scene.with("email", Value::Null));
+    let mut preflight = Request::get("/either");
+    preflight.method = "OPTIONS".to_owned();
+    for (what, request, custom_id) in [
+        ("a key", Request::get("/either").header("apikey", "ann-key"), Some("u-7")),
+        ("nobody", Request::get("/either"), None),
+        ("a bad token", Request::get("/either").header("Authorization", "Bearer x"), None),
+        ("a preflight", preflight, None),
+        ("a token without the claim", Request::get("/either").header("Authorization", &bearer), Some("u-7")),
+    ] {
+        let forged = ["X-Email", "X_Email", "x-EMAIL", "X-Consumer-Custom-ID"];
+        let request = forged.iter().fold(request, |request, name| request.header(name, "forged"));
+        let reply = scene.gateway.send(&request).expect(200);
+        assert_eq!((reply.echoed("x-email"), reply.echoed("x_email")), (None, None), "{what}");
+        assert_eq!(reply.echoed("x-consumer-custom-id").as_deref(), custom_id, "{what}");
+    }
 }
 
 #[test]
