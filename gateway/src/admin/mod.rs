@@ -67,7 +67,7 @@ pub async fn serve<C: Control + 'static>(listener: tokio::net::TcpListener, cont
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let control = Arc::clone(&control);
-                async move { Ok::<_, Infallible>(answer(&*control, request).await) }
+                async move { Ok::<_, Infallible>(answer(&control, request).await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -79,7 +79,8 @@ pub async fn serve<C: Control + 'static>(listener: tokio::net::TcpListener, cont
     }
 }
 
-async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> Answer {
+async fn answer<C: Control + 'static>(shared: &Arc<C>, request: http::Request<Incoming>) -> Answer {
+    let control = &**shared;
     match &control.running().current().settings.admin_token {
         Some(token) if guard::knows(token.reveal(), request.headers()) => {}
         Some(_) => return message(StatusCode::UNAUTHORIZED, "the admin API needs its token"),
@@ -107,7 +108,7 @@ async fn answer<C: Control>(control: &C, request: http::Request<Incoming>) -> An
         }
         (method, _) if control.keyring().is_open() && keys::Order::of(method, &path).is_some() => {
             match keys::Order::of(method, &path) {
-                Some(order) => keys::answer(control, order, request).await,
+                Some(order) => keys::answer(shared, order, request).await,
                 None => message(StatusCode::NOT_FOUND, "Not found"),
             }
         }
