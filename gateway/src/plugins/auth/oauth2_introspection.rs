@@ -35,6 +35,9 @@ const QUESTIONS_MAX: usize = 128;
 /// How long a failure to ask is remembered, so that a dead server is not asked by every request.
 const FAILURE_NS: u64 = 1_000_000_000;
 
+/// What an answer takes of the memory besides what the server says, about.
+const SLOT_BYTES: usize = 128;
+
 const PATH: HeaderName = HeaderName::from_static("x-request-path");
 const METHOD: HeaderName = HeaderName::from_static("x-request-http-method");
 
@@ -243,10 +246,10 @@ impl Inner {
         let now_ns = clock::monotonic_ns();
         match answer {
             Ok(Value::Object(claims)) => self.dated(claims, now_ns, clock::unix_ns()),
-            Ok(_) => Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS },
+            Ok(_) => Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES },
             Err(error) => {
                 tracing::warn!(at = %self.at, error, "a token cannot be introspected");
-                Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS }
+                Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES }
             }
         }
     }
@@ -259,7 +262,11 @@ impl Inner {
         };
         let until_ns = now_ns.saturating_add(self.ttl_ns.min(left_ns));
         let active = claims.get("active") == Some(&Value::Bool(true)) && left_ns > 0;
-        Dated { answer: if active { Worth::Active(claims) } else { Worth::Inactive }, until_ns }
+        if !active {
+            return Dated { answer: Worth::Inactive, until_ns, bytes: SLOT_BYTES };
+        }
+        let bytes = SLOT_BYTES + weight_of(&claims);
+        Dated { answer: Worth::Active(claims), until_ns, bytes }
     }
 
     fn conclude(&self, exchange: &mut Exchange, worth: &Worth) -> Flow {
@@ -339,6 +346,20 @@ impl Inner {
     }
 }
 
+/// The bytes of members in memory, about; a list of small things takes many times its text.
+fn weight_of(members: &Map<String, Value>) -> usize {
+    members.iter().map(|(name, value)| size_of::<(String, Value)>() + name.len() + weight(value)).sum()
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + weight(item)).sum(),
+        Value::Object(members) => weight_of(members),
+    }
+}
+
 /// The one token: two different ones are none, since the upstream may believe the other one.
 fn find(exchange: &Exchange) -> Option<String> {
     let mut values = exchange.request.headers.get_all(AUTHORIZATION).iter();
@@ -361,5 +382,18 @@ fn hide(exchange: &mut Exchange) {
     exchange.request.headers.remove(AUTHORIZATION);
     if let Some(query) = exchange.query.take() {
         exchange.query = Some(arguments::without(&query, ARGUMENT)).filter(|query| !query.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_weighs_what_it_takes() {
+        let weigh = |value: Value| weight(&value);
+        assert_eq!(weigh(json!("12345678")), 8);
+        assert!(weigh(json!(vec![0; 1000])) >= 1000 * size_of::<Value>());
+        assert!(weigh(json!({ "a": { "name": ["text", "text"] } })) > 2 * size_of::<(String, Value)>() + 8);
     }
 }
