@@ -1,5 +1,7 @@
 //! openid-connect for bearers: discovery, keys, audience, scopes, groups, consumers, what the upstream is told.
 
+use std::time::{Duration, Instant};
+
 use gateway_tests::deadline::{eventually, unix_seconds};
 use gateway_tests::issuer::Issuer;
 use gateway_tests::signer::Signer;
@@ -182,6 +184,28 @@ fn keys_are_found_anew_and_a_false_issuer_is_not_believed() {
     }
     assert_eq!(scene.upstream.count(), before);
     scene.ask("/strict", &new.token("new", &scene.claims())).expect(200);
+}
+
+/// The first token of a new key waits for every set that it may be in.
+#[test]
+fn each_of_several_key_sets_is_asked_for_a_new_key() {
+    let (upstream, old, new) = (Upstream::echo(), Signer::new("ES256"), Signer::new("ES256"));
+    let (issuer, other) = (Issuer::new(&[("k", &old)]), Issuer::new(&[("other", &old)]));
+    let text = upstream.fill(CONFIG).replace("@ISSUER@", &issuer.name());
+    let more = format!("extra_jwks_uris: [{}], rediscovery_lifetime: 0", other.keys_at());
+    let text = text.replacen("auth_methods: [bearer]", &format!("auth_methods: [bearer], {more}"), 1);
+    let scene = Scene { gateway: Gateway::start(&text), upstream, issuer, key: old };
+    scene.ask("/plain", &scene.with("sub", json!("s"))).expect(200);
+    scene.ask("/plain", &scene.key.token("other", &scene.claims())).expect(200);
+    other.publish(&[("new", &new)]);
+    scene.ask("/plain", &new.token("new", &scene.claims())).expect(200);
+    // A set that hangs holds nobody up whose key another one has.
+    let newest = Signer::new("ES256");
+    other.hang();
+    scene.issuer.publish(&[("newest", &newest)]);
+    let before = Instant::now();
+    scene.ask("/plain", &newest.token("newest", &scene.claims())).expect(200);
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
 
 #[test]
