@@ -178,7 +178,11 @@ fn keys_are_found_anew_and_a_false_issuer_is_not_believed() {
     let forged = Signer::new("ES256");
     scene.issuer.pretend("https://somebody.test");
     scene.issuer.publish(&[("forged", &forged)]);
-    let before = scene.upstream.count();
+    let (before, discovered) = (scene.upstream.count(), scene.issuer.discovered());
+    eventually("the document is asked for again", || {
+        scene.ask("/strict", &forged.token("forged", &scene.claims())).expect(401);
+        scene.issuer.discovered() > discovered
+    });
     for _ in 0..10 {
         scene.ask("/strict", &forged.token("forged", &scene.claims())).expect(401);
     }
@@ -212,8 +216,11 @@ fn each_of_several_key_sets_is_asked_for_a_new_key() {
 fn logins_are_refused_by_name() {
     let upstream = Upstream::echo();
     let text = upstream.fill(CONFIG).replace("@ISSUER@", "https://issuer.test");
-    let exit = Setup::new(&text.replacen("auth_methods: [bearer]", "auth_methods: [session]", 1)).refuse();
-    assert!(exit.stderr.contains("openid-connect with another `auth_methods` than [bearer]"), "{}", exit.stderr);
+    for methods in ["auth_methods: [session]", "auth_methods: [bearer, session]", "auth_methods: []", "timeout: 1"] {
+        let exit = Setup::new(&text.replacen("auth_methods: [bearer]", methods, 1)).refuse();
+        let words = "openid-connect with another `auth_methods` than [bearer]";
+        assert!(exit.stderr.contains(words), "{methods}: {}", exit.stderr);
+    }
     let exit = Setup::new(&text.replacen("https://issuer.test,", "ftp://issuer.test,", 1)).refuse();
     assert!(exit.stderr.contains("`issuer`: its scheme is neither http nor https"), "{}", exit.stderr);
 }

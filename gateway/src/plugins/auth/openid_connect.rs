@@ -82,8 +82,6 @@ fn bearer_only(fields: &Fields<'_>) -> bool {
     let place = fields.place_of("auth_methods");
     match methods.as_deref() {
         Some([(_, only)]) if only == "bearer" => true,
-        // A probe, or nothing at all.
-        Some([]) => true,
         _ => {
             fields.report.unsupported(place, "openid-connect with another `auth_methods` than [bearer]", None);
             false
