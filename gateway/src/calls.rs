@@ -65,6 +65,13 @@ pub fn address(text: &str) -> Result<Uri, &'static str> {
     }
 }
 
+/// An address without its query, which may hold a secret: for logs and names.
+#[must_use]
+pub fn shown(at: &Uri) -> String {
+    let authority = at.authority().map_or("", |authority| authority.as_str());
+    format!("{}://{authority}{}", at.scheme_str().unwrap_or_default(), at.path())
+}
+
 impl Calls {
     /// Says whom to trust; the first time counts.
     pub fn trust(&self, clients: Arc<TlsClients>) {
@@ -137,6 +144,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn a_query_is_not_shown() {
+        for (text, expected) in
+            [("https://a.test:8443/x?client_secret=y", "https://a.test:8443/x"), ("http://[::1]?y", "http://[::1]/")]
+        {
+            assert_eq!(shown(&address(text).expect("an address")), expected);
+        }
+    }
 
     #[test]
     fn only_web_servers_are_asked() {

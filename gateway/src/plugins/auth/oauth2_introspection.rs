@@ -10,10 +10,11 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, H
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::issued::{By, checked, named};
 use super::{CREDENTIAL_IDENTIFIER, Gate, Proven, arguments, challenge, conceal, header_name};
-use crate::calls::{Calls, Question};
+use crate::calls::{Calls, Question, shown};
 use crate::clock;
 use crate::document::{Fields, Value as Node};
 use crate::identity::digest;
@@ -63,6 +64,8 @@ struct Inner {
     answers: Answers<Worth>,
     permits: Semaphore,
     at: Uri,
+    /// `at` without its query.
+    shown: String,
     headers: HeaderMap,
     token_type_hint: Option<String>,
     ttl_ns: u64,
@@ -110,6 +113,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         calls: Arc::clone(&setup.shared.remote.calls),
         answers: Answers::default(),
         permits: Semaphore::new(QUESTIONS_MAX),
+        shown: shown(&at),
         at,
         headers: headers?,
         token_type_hint,
@@ -196,8 +200,10 @@ impl Inner {
     fn wait(self: &Arc<Self>, exchange: &Exchange, slot: Arc<Slot<Worth>>, token: String) -> Flow {
         let own = Arc::clone(self);
         let question = self.question(exchange, &token);
+        let end = Instant::now() + self.timeout;
         Flow::Wait(Box::pin(async move {
-            slot.ask(own.ask(&question)).await;
+            // Whoever waits for another's answer may have to ask himself at last; his time is what it was.
+            let _ = tokio::time::timeout_at(end, slot.ask(own.ask(&question, end))).await;
             Box::new(move |exchange: &mut Exchange| match slot.latest() {
                 Some(worth) => own.conclude(exchange, worth),
                 None => own.conclude(exchange, &Worth::Unknown),
@@ -230,12 +236,12 @@ impl Inner {
         }
     }
 
-    async fn ask(&self, question: &Question) -> Dated<Worth> {
+    async fn ask(&self, question: &Question, end: Instant) -> Dated<Worth> {
         let asked = async {
             let _permit = self.permits.acquire().await.map_err(|_| "closed".to_owned())?;
             self.calls.ask(question).await
         };
-        let answer = match tokio::time::timeout(self.timeout, asked).await {
+        let answer = match tokio::time::timeout_at(end, asked).await {
             Ok(Ok(answer)) if answer.status == StatusCode::OK => {
                 serde_json::from_slice::<Value>(&answer.body).map_err(|_| "the answer is no JSON".to_owned())
             }
@@ -248,7 +254,7 @@ impl Inner {
             Ok(Value::Object(claims)) => self.dated(claims, now_ns, clock::unix_ns()),
             Ok(_) => Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES },
             Err(error) => {
-                tracing::warn!(at = %self.at, error, "a token cannot be introspected");
+                tracing::warn!(at = self.shown, error, "a token cannot be introspected");
                 Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES }
             }
         }
@@ -298,7 +304,7 @@ impl Inner {
         let holder = [text("username"), text("sub"), text("client_id")].into_iter().find(|one| !one.is_empty());
         Proven {
             consumer: consumer.and_then(|name| named(&self.gate.identities, self.consumer_by, name)),
-            credential: Arc::from(format!("{} {}", self.at, holder.unwrap_or_default())),
+            credential: Arc::from(format!("{} {}", self.shown, holder.unwrap_or_default())),
             identifier: HeaderValue::from_str(text("username")).ok().filter(|name| !name.is_empty()),
         }
     }
