@@ -1,6 +1,7 @@
 //! Requests of the gateway's own: for the keys of an issuer, for what a server says of a token. One request a connection,
 //! bounded in time and bytes; no redirects are followed. Must not know what the answers mean.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use http::uri::Scheme;
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use crate::proxy::transport::{self, TlsClients};
 
@@ -41,6 +43,8 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// Asks other servers. Nothing is asked before it is told whom to trust.
 #[derive(Default)]
 pub struct Calls(OnceLock<Arc<TlsClients>>);
@@ -61,6 +65,13 @@ pub fn address(text: &str) -> Result<Uri, &'static str> {
     }
 }
 
+/// An address without its query, which may hold a secret: for logs and names.
+#[must_use]
+pub fn shown(at: &Uri) -> String {
+    let authority = at.authority().map_or("", |authority| authority.as_str());
+    format!("{}://{authority}{}", at.scheme_str().unwrap_or_default(), at.path())
+}
+
 impl Calls {
     /// Says whom to trust; the first time counts.
     pub fn trust(&self, clients: Arc<TlsClients>) {
@@ -74,20 +85,19 @@ impl Calls {
     /// Why there is no answer, in words that hold nothing of the question but the host.
     pub async fn ask(&self, question: &Question) -> Result<Answer, String> {
         let host = question.to.host().unwrap_or_default();
-        match tokio::time::timeout(question.timeout, self.exchange(question)).await {
+        let end = Instant::now() + question.timeout;
+        let asked = async { self.exchange(question, &resolved(&question.to).await?, end).await };
+        match tokio::time::timeout_at(end, asked).await {
             Ok(answer) => answer.map_err(|error| format!("{host}: {error}")),
             Err(_) => Err(format!("{host}: no answer in {:?}", question.timeout)),
         }
     }
 
-    async fn exchange(&self, question: &Question) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    async fn exchange(&self, question: &Question, at: &[SocketAddr], end: Instant) -> Result<Answer, Error> {
         let clients = self.0.get().ok_or("nothing is asked yet")?;
         let to = &question.to;
-        let (host, tls) = (to.host().unwrap_or_default(), to.scheme() == Some(&Scheme::HTTPS));
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let port = to.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let address = tokio::net::lookup_host((bare, port)).await?.next().ok_or("its name has no address")?;
-        let stream = transport::open(address, tls.then_some((bare, question.verify)), clients).await?;
+        let tls = is_tls(to).then_some((bare_host(to), question.verify));
+        let stream = transport::open_first(at, tls, clients, end).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut request = http::Request::new(Full::new(question.body.clone()));
         *request.method_mut() = question.method.clone();
@@ -114,9 +124,35 @@ impl Calls {
     }
 }
 
+fn is_tls(to: &Uri) -> bool {
+    to.scheme() == Some(&Scheme::HTTPS)
+}
+
+/// The host without the brackets of an IPv6 address.
+fn bare_host(to: &Uri) -> &str {
+    to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+}
+
+async fn resolved(to: &Uri) -> Result<Vec<SocketAddr>, Error> {
+    let port = to.port_u16().unwrap_or(if is_tls(to) { 443 } else { 80 });
+    Ok(tokio::net::lookup_host((bare_host(to), port)).await?.collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_query_is_not_shown() {
+        for (text, expected) in
+            [("https://a.test:8443/x?client_secret=y", "https://a.test:8443/x"), ("http://[::1]?y", "http://[::1]/")]
+        {
+            assert_eq!(shown(&address(text).expect("an address")), expected);
+        }
+    }
 
     #[test]
     fn only_web_servers_are_asked() {
@@ -126,5 +162,34 @@ mod tests {
         for bad in ["", "a", "/x", "ftp://a", "file:///etc/passwd", "https://u:p@a/", "https://", "http//a"] {
             assert!(address(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let (live, gone) = (TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await);
+        let (live, gone) = (live.expect("binds"), gone.expect("binds"));
+        let at = [&gone, &live].map(|listener| listener.local_addr().expect("an address"));
+        drop(gone);
+        let calls = Calls::default();
+        calls.trust(Arc::new(TlsClients::new()));
+        let question = Question {
+            to: address("http://a.test/").expect("an address"),
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            verify: true,
+            timeout: Duration::from_secs(10),
+            answer_bytes_max: 100,
+        };
+        let served = async {
+            let (mut stream, _) = live.accept().await.expect("a client");
+            let mut head = [0; 16];
+            stream.read_exact(&mut head).await.expect("reads");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await.expect("writes");
+            stream
+        };
+        let asked = calls.exchange(&question, &at, Instant::now() + question.timeout);
+        let (answer, _) = tokio::join!(asked, served);
+        assert_eq!(answer.expect("answers").body, "hi");
     }
 }

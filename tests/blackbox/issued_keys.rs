@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use gateway_tests::deadline::{eventually, say};
-use gateway_tests::{Gateway, Reply, Request, Setup, Upstream, send};
+use gateway_tests::{Client, Gateway, Reply, Request, Setup, Upstream, send};
 use serde_json::{Value, json};
 
 const CONFIG: &str = r#"
@@ -89,6 +90,7 @@ fn orders_that_make_no_sense_are_refused() {
         (json!({ "tags": "a" }), "tags"),
         (json!({ "tags": [1] }), "tags"),
         (json!({ "tier": ["gold"] }), "tier"),
+        (json!({ "overlap": 60 }), "overlap"),
     ] {
         let reply = make(body.clone()).expect(400).json();
         assert_eq!(reply["name"], "schema violation", "{body}");
@@ -105,6 +107,18 @@ fn orders_that_make_no_sense_are_refused() {
     let declared = "/consumers/alice/key-auth/7c2a4a5e-3b0e-4d0c-9c8b-0a1b2c3d4e5f";
     order(&gateway, "DELETE", declared, &Value::Null).expect(405);
     ask(&gateway, "declared-key").expect(200);
+    // What an order does not use is not passed over.
+    let (id, _) = self::make(&gateway, &json!({ "tier": "gold" }));
+    for (method, body, field) in [
+        ("PATCH", json!({ "key": "other-key", "tier": "lead" }), "key"),
+        ("PATCH", json!({ "key": null }), "key"),
+        ("PATCH", json!({ "overlap": 60 }), "overlap"),
+        ("DELETE", json!({ "overlap": 60 }), "overlap"),
+    ] {
+        let reply = order(&gateway, method, &format!("/key-auths/{id}"), &body).expect(400).json();
+        assert!(reply["fields"][field].is_string(), "{method} {body}: {reply}");
+    }
+    assert_eq!(gateway.admin_get(&format!("/key-auths/{id}")).expect(200).json()["tier"], "gold");
     // A web page cannot make keys.
     let page = Request::post("/consumers/alice/key-auth", "").host(&gateway.admin().to_string());
     send(gateway.admin(), &page.header("Origin", "http://evil.test")).expect(403);
@@ -149,6 +163,62 @@ fn a_rotated_key_overlaps_as_long_as_it_is_told_to() {
     let (_, last) = rotate(&third, json!({ "overlap": 1 }));
     eventually("the overlap ends", || ask(&gateway, &newest).status == 401);
     ask(&gateway, &last).expect(200);
+}
+
+#[test]
+fn a_rotated_key_ends_when_the_old_one_would_have() {
+    let upstream = Upstream::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&text(&upstream, folder.path()));
+    let (id, _) = make(&gateway, &json!({ "ttl": 600 }));
+    let rotate =
+        |id: &str, body: Value| order(&gateway, "POST", &format!("/key-auths/{id}/rotate"), &body).expect(201).json();
+    let second = rotate(&id, Value::Null);
+    assert!((500..=600).contains(&second["ttl"].as_u64().unwrap()), "{second}");
+    let third = rotate(second["id"].as_str().unwrap(), json!({ "ttl": 6000 }));
+    assert!(third["ttl"].as_u64().unwrap() > 5000, "{third}");
+    assert_eq!(rotate(third["id"].as_str().unwrap(), json!({ "ttl": null }))["ttl"], Value::Null);
+}
+
+/// Whoever loses the race is told so, and leaves no key behind that nobody knows.
+#[test]
+fn of_two_rotations_at_once_one_is_carried_out() {
+    let upstream = Upstream::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&text(&upstream, folder.path()));
+    for _ in 0..10 {
+        let (id, _) = make(&gateway, &Value::Null);
+        let rotate = || order(&gateway, "POST", &format!("/key-auths/{id}/rotate"), &Value::Null).status;
+        let mut statuses = thread::scope(|scope| {
+            let racing = [(); 6].map(|()| scope.spawn(rotate));
+            racing.map(|one| one.join().unwrap())
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 404, 404, 404, 404, 404]);
+    }
+    let listed = gateway.admin_get("/key-auths?size=1000").expect(200).json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1 + 10, "{listed}");
+}
+
+/// An order that was begun is carried out whole, whether or not somebody waits for its answer.
+#[test]
+fn a_revocation_takes_the_connections_when_nobody_waits_for_it() {
+    let upstream = Upstream::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&text(&upstream, folder.path()));
+    for _ in 0..20 {
+        let (id, key) = make(&gateway, &Value::Null);
+        let mut client = gateway.connect();
+        client.send(&Request::get("/plain").header("apikey", &key)).expect(200);
+        let mut admin = Client::connect(gateway.admin());
+        let head = format!("DELETE /key-auths/{id} HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.admin());
+        admin.write(head.as_bytes()).unwrap();
+        // It opens nothing from before it is on disk.
+        let (mut other, probe) = (gateway.connect(), Request::get("/plain").header("apikey", &key));
+        while other.try_send(&probe).is_ok_and(|reply| reply.status == 200) {}
+        drop(admin);
+        assert!(client.is_reset_within(Duration::from_secs(5)));
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{eventually, unix_seconds};
 use gateway_tests::upstream::Seen;
@@ -39,7 +39,18 @@ services:
     paths: [/open]
     plugins:
     - name: oauth2-introspection
-      config: { introspection_url: @SERVER@/introspect, authorization_value: x, anonymous: nobody, timeout: 500 }
+      config:
+        introspection_url: @SERVER@/introspect
+        authorization_value: x
+        anonymous: nobody
+        timeout: 500
+        run_on_preflight: false
+        custom_claims_forward: [level]
+  - name: late
+    paths: [/late]
+    plugins:
+    - name: oauth2-introspection
+      config: { introspection_url: @SERVER@/introspect, authorization_value: x, timeout: 2000 }
 consumers:
 - { username: ann, custom_id: app-1 }
 - username: nobody
@@ -109,6 +120,19 @@ fn a_good_token_is_asked_about_once() {
     assert!(seen[0].faults.is_empty(), "{:?}", seen[0].faults);
 }
 
+/// What the server says of a token is not for the client to say, also where nobody is asked.
+#[test]
+fn a_clients_own_copies_never_pass() {
+    let (_upstream, _server, gateway) = scene();
+    for method in ["GET", "OPTIONS"] {
+        let mut request = Request::get("/open").header("X-Credential-Sub", "forged").header("X-Credential-Level", "9");
+        request.method = method.to_owned();
+        let reply = gateway.send(&request).expect(200);
+        let told = ["x-credential-sub", "x-credential-level"].map(|name| reply.echoed(name));
+        assert_eq!(told, [None, None], "{method}");
+    }
+}
+
 #[test]
 fn the_question_says_what_it_is_told_to() {
     let (_upstream, server, gateway) = scene();
@@ -165,6 +189,27 @@ fn a_server_that_fails_lets_nobody_in() {
     ask(&gateway, "/more", "good").expect(503);
 }
 
+/// Some servers want their client's secret in the query.
+#[test]
+fn what_the_url_asks_is_not_logged() {
+    let (upstream, server) = (Upstream::echo(), server());
+    let text = upstream.fill(CONFIG).replace("@SERVER@/introspect", "@SERVER@/introspect?client_secret=hush");
+    let keys =
+        "- { name: keys, paths: [/keys], plugins: [{ name: jwt, config: { jwks_uri: '@SERVER@/keys?a=hush' } }] }";
+    let text = text.replace("consumers:", &format!("  {keys}\nconsumers:"));
+    let gateway = Gateway::start(&text.replace("@SERVER@", &format!("http://{}", server.address())));
+    ask(&gateway, "/plain", "good").expect(200);
+    ask(&gateway, "/plain", "failure").expect(503);
+    gateway.access_record(|record| record["status"] == 503);
+    eventually("both failures are told", || {
+        let said = gateway.stdout() + &gateway.stderr();
+        ["/introspect", "/keys"].iter().all(|path| said.contains(&format!("{}{path}", server.address())))
+    });
+    let said = gateway.stdout() + &gateway.stderr();
+    assert!(!said.contains("hush"), "{said}");
+    assert!(server.seen().iter().any(|seen| seen.target == "/introspect?client_secret=hush"), "it is asked");
+}
+
 #[test]
 fn many_with_one_token_ask_once() {
     let (_upstream, server, gateway) = scene();
@@ -191,4 +236,25 @@ fn whoever_goes_away_leaves_the_question_to_the_next() {
     eventually("it is asked", || server.connections() > 0);
     drop(first);
     ask(&gateway, "/plain", "slow").expect(200);
+}
+
+/// Who waited for another's answer has no more time than he had when that one goes away.
+#[test]
+fn nobody_waits_for_longer_than_the_timeout() {
+    let (_upstream, server, gateway) = scene();
+    let mut first = gateway.connect();
+    first.write(b"GET /late HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer hang\r\n\r\n").unwrap();
+    eventually("it is asked", || server.connections() > 0);
+    thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let began = Instant::now();
+            ask(&gateway, "/late", "hang").expect(503);
+            began.elapsed()
+        });
+        first.patience(Duration::from_millis(1500));
+        assert!(first.read_head().is_err(), "it hangs");
+        drop(first);
+        let waited = second.join().unwrap();
+        assert!(waited < Duration::from_millis(2900), "{waited:?}");
+    });
 }

@@ -1,5 +1,7 @@
 //! openid-connect for bearers: discovery, keys, audience, scopes, groups, consumers, what the upstream is told.
 
+use std::time::{Duration, Instant};
+
 use gateway_tests::deadline::{eventually, unix_seconds};
 use gateway_tests::issuer::Issuer;
 use gateway_tests::signer::Signer;
@@ -40,7 +42,14 @@ services:
   - name: either
     paths: [/either]
     plugins:
-    - { name: openid-connect, config: { issuer: @ISSUER@, auth_methods: [bearer], anonymous: nobody } }
+    - name: openid-connect
+      config:
+        issuer: @ISSUER@
+        auth_methods: [bearer]
+        anonymous: nobody
+        run_on_preflight: false
+        upstream_headers_claims: [email, user]
+        upstream_headers_names: [X-Email, X-Consumer-Custom-ID]
     - { name: key-auth, config: { anonymous: nobody } }
 consumers:
 - { username: ann, custom_id: u-7, keyauth_credentials: [{ key: ann-key }] }
@@ -137,6 +146,28 @@ fn a_key_is_enough_where_both_are_open() {
     assert_eq!(who(scene.ask("/either", &scene.with("sub", json!("s")))), None);
 }
 
+/// What the issuer says of somebody is not for the client to say, whoever lets the request through.
+#[test]
+fn a_clients_own_copies_never_pass() {
+    let scene = scene();
+    let bearer = format!("Bearer {}", scene.with("email", Value::Null));
+    let mut preflight = Request::get("/either");
+    preflight.method = "OPTIONS".to_owned();
+    for (what, request, custom_id) in [
+        ("a key", Request::get("/either").header("apikey", "ann-key"), Some("u-7")),
+        ("nobody", Request::get("/either"), None),
+        ("a bad token", Request::get("/either").header("Authorization", "Bearer x"), None),
+        ("a preflight", preflight, None),
+        ("a token without the claim", Request::get("/either").header("Authorization", &bearer), Some("u-7")),
+    ] {
+        let forged = ["X-Email", "X_Email", "x-EMAIL", "X-Consumer-Custom-ID"];
+        let request = forged.iter().fold(request, |request, name| request.header(name, "forged"));
+        let reply = scene.gateway.send(&request).expect(200);
+        assert_eq!((reply.echoed("x-email"), reply.echoed("x_email")), (None, None), "{what}");
+        assert_eq!(reply.echoed("x-consumer-custom-id").as_deref(), custom_id, "{what}");
+    }
+}
+
 #[test]
 fn keys_are_found_anew_and_a_false_issuer_is_not_believed() {
     let scene = scene();
@@ -147,7 +178,11 @@ fn keys_are_found_anew_and_a_false_issuer_is_not_believed() {
     let forged = Signer::new("ES256");
     scene.issuer.pretend("https://somebody.test");
     scene.issuer.publish(&[("forged", &forged)]);
-    let before = scene.upstream.count();
+    let (before, discovered) = (scene.upstream.count(), scene.issuer.discovered());
+    eventually("the document is asked for again", || {
+        scene.ask("/strict", &forged.token("forged", &scene.claims())).expect(401);
+        scene.issuer.discovered() > discovered
+    });
     for _ in 0..10 {
         scene.ask("/strict", &forged.token("forged", &scene.claims())).expect(401);
     }
@@ -155,12 +190,37 @@ fn keys_are_found_anew_and_a_false_issuer_is_not_believed() {
     scene.ask("/strict", &new.token("new", &scene.claims())).expect(200);
 }
 
+/// The first token of a new key waits for every set that it may be in.
+#[test]
+fn each_of_several_key_sets_is_asked_for_a_new_key() {
+    let (upstream, old, new) = (Upstream::echo(), Signer::new("ES256"), Signer::new("ES256"));
+    let (issuer, other) = (Issuer::new(&[("k", &old)]), Issuer::new(&[("other", &old)]));
+    let text = upstream.fill(CONFIG).replace("@ISSUER@", &issuer.name());
+    let more = format!("extra_jwks_uris: [{}], rediscovery_lifetime: 0", other.keys_at());
+    let text = text.replacen("auth_methods: [bearer]", &format!("auth_methods: [bearer], {more}"), 1);
+    let scene = Scene { gateway: Gateway::start(&text), upstream, issuer, key: old };
+    scene.ask("/plain", &scene.with("sub", json!("s"))).expect(200);
+    scene.ask("/plain", &scene.key.token("other", &scene.claims())).expect(200);
+    other.publish(&[("new", &new)]);
+    scene.ask("/plain", &new.token("new", &scene.claims())).expect(200);
+    // A set that hangs holds nobody up whose key another one has.
+    let newest = Signer::new("ES256");
+    other.hang();
+    scene.issuer.publish(&[("newest", &newest)]);
+    let before = Instant::now();
+    scene.ask("/plain", &newest.token("newest", &scene.claims())).expect(200);
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
 #[test]
 fn logins_are_refused_by_name() {
     let upstream = Upstream::echo();
     let text = upstream.fill(CONFIG).replace("@ISSUER@", "https://issuer.test");
-    let exit = Setup::new(&text.replacen("auth_methods: [bearer]", "auth_methods: [session]", 1)).refuse();
-    assert!(exit.stderr.contains("openid-connect with another `auth_methods` than [bearer]"), "{}", exit.stderr);
+    for methods in ["auth_methods: [session]", "auth_methods: [bearer, session]", "auth_methods: []", "timeout: 1"] {
+        let exit = Setup::new(&text.replacen("auth_methods: [bearer]", methods, 1)).refuse();
+        let words = "openid-connect with another `auth_methods` than [bearer]";
+        assert!(exit.stderr.contains(words), "{methods}: {}", exit.stderr);
+    }
     let exit = Setup::new(&text.replacen("https://issuer.test,", "ftp://issuer.test,", 1)).refuse();
     assert!(exit.stderr.contains("`issuer`: its scheme is neither http nor https"), "{}", exit.stderr);
 }

@@ -1,8 +1,11 @@
 //! What a credential opened ends with it: kept connections, streams and tunnels of whoever a new configuration does not
 //! know any more are reset at once; everybody else's go on.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use gateway_tests::h2frames::{END_STREAM, Frames, Outcome};
 use gateway_tests::jwt::hmac_token;
 use gateway_tests::tls::Pair;
@@ -22,11 +25,13 @@ services:
   - { name: key, paths: [/key, /slow], strip_path: false, plugins: [{ name: key-auth }] }
   - { name: basic, paths: [/basic], plugins: [{ name: basic-auth }] }
   - { name: jwt, paths: [/jwt], plugins: [{ name: jwt }] }
+  - { name: hmac, paths: [/hmac], plugins: [{ name: hmac-auth }] }
 consumers:
 - username: ann
   keyauth_credentials: [{ key: ann-key }]
   basicauth_credentials: [{ username: ann, password: ann-word }]
   jwt_secrets: [{ key: ann-iss, secret: ann-secret }]
+  hmacauth_credentials: [{ username: ann, secret: ann-seal }]
 - username: ben
   keyauth_credentials: [{ key: ben-key }]
 "#;
@@ -40,6 +45,15 @@ const WEBSOCKET: [(&str, &str); 4] = [
 
 fn key(target: &str, key: &str) -> Request {
     Request::get(target).header("apikey", key)
+}
+
+/// Signed by ann with a date of now.
+fn sealed(target: &str) -> Request {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let seal = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"ann-seal"), format!("date: {date}").as_bytes());
+    let words = "hmac username=\"ann\", algorithm=\"hmac-sha256\", headers=\"date\"";
+    let value = format!("{words}, signature=\"{}\"", STANDARD.encode(seal));
+    Request::get(target).header("Date", &date).header("Authorization", &value)
 }
 
 fn without_ann(text: &str) -> String {
@@ -90,15 +104,16 @@ fn every_kind_of_credential_takes_its_connections_with_it() {
         // ann:ann-word
         ("basic-auth", kept(&gateway, &Request::get("/basic").header("Authorization", "Basic YW5uOmFubi13b3Jk"))),
         ("jwt", kept(&gateway, &Request::get("/jwt").header("Authorization", &format!("Bearer {token}")))),
+        ("hmac-auth", kept(&gateway, &sealed("/hmac"))),
         ("websocket", tunnel(&gateway, "ann-key")),
     ];
     let mut frames = multiplexed(&gateway, b"ann-key");
     let (mut ben, mut bens_tunnel) = (kept(&gateway, &key("/key", "ben-key")), tunnel(&gateway, "ben-key"));
     let mut nobody = gateway.connect();
     nobody.get("/key").expect(401);
-    eventually("all are open", || gateway.status()["server"]["connections_active"] == 8);
+    eventually("all are open", || gateway.status()["server"]["connections_active"] == 9);
 
-    gateway.reload(&without_ann(&upstream.fill(CONFIG)), || ended(&gateway) == 5);
+    gateway.reload(&without_ann(&upstream.fill(CONFIG)), || ended(&gateway) == 6);
     for (what, client) in &mut ann {
         assert!(client.is_reset_within(AT_ONCE), "{what}");
     }
@@ -108,7 +123,7 @@ fn every_kind_of_credential_takes_its_connections_with_it() {
     assert_eq!(bens_tunnel.read_exact(4).unwrap(), b"pong");
     nobody.get("/key").expect(401);
     eventually("the gauge has no more of them", || gateway.status()["server"]["connections_active"] == 3);
-    assert_eq!(ended(&gateway), 5);
+    assert_eq!(ended(&gateway), 6);
 }
 
 #[test]

@@ -65,7 +65,16 @@ impl Issuer {
 
     /// How often its keys were asked for.
     pub fn asked(&self) -> usize {
-        self.server.seen().iter().filter(|seen| seen.target == "/keys").count()
+        self.asked_for("/keys")
+    }
+
+    /// How often its discovery document was.
+    pub fn discovered(&self) -> usize {
+        self.asked_for("/.well-known/openid-configuration")
+    }
+
+    fn asked_for(&self, target: &str) -> usize {
+        self.server.seen().iter().filter(|seen| seen.target == target).count()
     }
 
     pub fn publish(&self, signers: &[(&str, &Signer)]) {

@@ -71,71 +71,74 @@ impl Order {
             _ => None,
         }
     }
+
+    /// What its body may say.
+    fn fields(&self) -> &'static [&'static str] {
+        match self {
+            Order::Make(_) => &["key", "ttl", "tags", "tier"],
+            Order::Change(_) => &["ttl", "tags", "tier"],
+            Order::Rotate(_) => &["key", "ttl", "tags", "tier", "overlap"],
+            Order::Revoke(_) => &[],
+        }
+    }
 }
 
 /// A refusal.
 type Refused = Box<Answer>;
 
-/// Carries an order out.
-pub async fn answer<C: Control>(control: &C, order: Order, request: http::Request<Incoming>) -> Answer {
+/// Carries an order out. What was begun on the disk is carried through even when nobody waits for the answer any more.
+pub async fn answer<C: Control + 'static>(control: &Arc<C>, order: Order, request: http::Request<Incoming>) -> Answer {
     match carry_out(control, order, request).await {
         Ok(answer) => answer,
         Err(refused) => *refused,
     }
 }
 
-async fn carry_out<C: Control>(control: &C, order: Order, request: http::Request<Incoming>) -> Result<Answer, Refused> {
+async fn carry_out<C: Control + 'static>(
+    control: &Arc<C>,
+    order: Order,
+    request: http::Request<Incoming>,
+) -> Result<Answer, Refused> {
     let now_s = clock::unix_ns() / 1_000_000_000;
-    let wishes = Wishes::of(request).await?;
-    let keyring = Arc::clone(control.keyring());
+    let wishes = Wishes::of(request, order.fields()).await?;
+    let own = Arc::clone(control);
     match order {
         Order::Make(consumer) => {
-            let consumer = consumer_id(control, &consumer)?;
-            let (key, record) = wishes.record(control, consumer, now_s)?;
-            let made = on_disk(move || keyring.add(record, now_s)).await?;
+            let consumer = consumer_id(&**control, &consumer)?;
+            let (key, record) = wishes.record(&**control, consumer, now_s)?;
+            let made = on_disk(move || own.keyring().add(record, now_s)).await?;
             Ok(told(&made, &key, now_s, None))
         }
         Order::Change(named) => {
-            let known = known(control, &named, now_s)?;
-            let id = known.record.id.clone();
-            let changed = on_disk(move || keyring.update(&id, now_s, |record| wishes.put_on(record, now_s))).await?;
+            let id = known(&**control, &named, now_s)?.record.id.clone();
+            let put_on = move |record: &mut Record| wishes.put_on(record, now_s);
+            let changed = on_disk(move || own.keyring().update(&id, now_s, put_on)).await?;
             Ok(json_of(StatusCode::OK, &entity(&changed.record, now_s)))
         }
         Order::Rotate(named) => {
-            let old = known(control, &named, now_s)?;
-            let (key, mut record) = wishes.record(control, old.record.consumer.clone(), now_s)?;
-            if wishes.tags.is_none() {
-                record.tags.clone_from(&old.record.tags);
-            }
-            if wishes.tier.is_none() {
-                record.tier.clone_from(&old.record.tier);
-            }
-            let (overlap, old_id) = (wishes.overlap_s, old.record.id.clone());
+            let old = known(&**control, &named, now_s)?;
+            let (key, fresh) = wishes.record(&**control, old.record.consumer.clone(), now_s)?;
+            let end_s = (wishes.overlap_s > 0).then_some(now_s + wishes.overlap_s);
+            let id = old.record.id.clone();
             let made = on_disk(move || {
-                let made = keyring.add(record, now_s)?;
-                if overlap == 0 {
-                    keyring.revoke(&old_id)?;
-                } else {
-                    let end = now_s + overlap;
-                    keyring.update(&old_id, now_s, |old| {
-                        old.expires_s = Some(old.expires_s.map_or(end, |e| e.min(end)))
-                    })?;
+                let made = own.keyring().replace(&old.record.id, now_s, end_s, |old| wishes.inherit(fresh, old))?;
+                if end_s.is_none() {
+                    own.revoke([&*old.credential].into_iter().collect());
                 }
                 Ok(made)
             })
             .await?;
-            if overlap == 0 {
-                control.revoke([&*old.credential].into_iter().collect());
-            }
-            Ok(told(&made, &key, now_s, Some(&old.record.id)))
+            Ok(told(&made, &key, now_s, Some(&id)))
         }
         Order::Revoke(named) => {
-            let known = known(control, &named, now_s)?;
-            let id = known.record.id.clone();
-            let outcome = on_disk(move || keyring.revoke(&id)).await;
-            // It is out of force even where the disk did not take it.
-            control.revoke([&*known.credential].into_iter().collect());
-            outcome?;
+            let known = known(&**control, &named, now_s)?;
+            on_disk(move || {
+                let outcome = own.keyring().revoke(&known.record.id);
+                // It is out of force even where the disk did not take it.
+                own.revoke([&*known.credential].into_iter().collect());
+                outcome
+            })
+            .await?;
             let mut answer = Answer::default();
             *answer.status_mut() = StatusCode::NO_CONTENT;
             Ok(answer)
@@ -191,7 +194,7 @@ struct Wishes {
 }
 
 impl Wishes {
-    async fn of(request: http::Request<Incoming>) -> Result<Self, Refused> {
+    async fn of(request: http::Request<Incoming>, allowed: &[&str]) -> Result<Self, Refused> {
         let body = Limited::new(request.into_body(), ORDER_BYTES_MAX).collect().await;
         let body =
             body.map_err(|_| Box::new(message(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broke off")))?;
@@ -200,15 +203,20 @@ impl Wishes {
             return Ok(Self::default());
         }
         match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Self::read(&fields).map_err(|(name, words)| Box::new(violation(&name, words))),
+            Ok(Value::Object(fields)) => {
+                Self::read(&fields, allowed).map_err(|(name, words)| Box::new(violation(&name, words)))
+            }
             _ => Err(Box::new(message(StatusCode::BAD_REQUEST, "Cannot parse JSON body"))),
         }
     }
 
-    fn read(fields: &Map<String, Value>) -> Result<Self, (String, &'static str)> {
+    fn read(fields: &Map<String, Value>, allowed: &[&str]) -> Result<Self, (String, &'static str)> {
         let mut wishes = Self::default();
         for (name, value) in fields {
             let wrong = |words| (name.clone(), words);
+            if !allowed.contains(&name.as_str()) {
+                return Err(wrong("not a field of this order"));
+            }
             let seconds = || value.as_u64().filter(|s| *s <= TTL_S_MAX).ok_or(wrong("expected seconds"));
             let text = |value: &Value, bytes_max| {
                 let text = value.as_str().filter(|text| !text.is_empty() && text.len() <= bytes_max);
@@ -248,6 +256,20 @@ impl Wishes {
         let mut record = Record::new(id, &digest(key.as_bytes()), consumer, now_s);
         self.put_on(&mut record, now_s);
         Ok((key, record))
+    }
+
+    /// The successor of `old`: what is not wished for is as it was.
+    fn inherit(&self, mut fresh: Record, old: &Record) -> Record {
+        if self.ttl_s.is_none() {
+            fresh.expires_s = old.expires_s;
+        }
+        if self.tags.is_none() {
+            fresh.tags.clone_from(&old.tags);
+        }
+        if self.tier.is_none() {
+            fresh.tier.clone_from(&old.tier);
+        }
+        fresh
     }
 
     fn put_on(&self, record: &mut Record, now_s: u64) {

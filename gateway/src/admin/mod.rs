@@ -108,7 +108,7 @@ async fn answer<C: Control + 'static>(shared: &Arc<C>, request: http::Request<In
         }
         (method, _) if control.keyring().is_open() && keys::Order::of(method, &path).is_some() => {
             match keys::Order::of(method, &path) {
-                Some(order) => keys::answer(control, order, request).await,
+                Some(order) => keys::answer(shared, order, request).await,
                 None => message(StatusCode::NOT_FOUND, "Not found"),
             }
         }

@@ -33,7 +33,7 @@ impl KeySet {
     pub fn read(text: &[u8]) -> Result<Self, &'static str> {
         let set: Value = serde_json::from_slice(text).map_err(|_| "the key set is no JSON")?;
         let keys = set["keys"].as_array().ok_or("the key set has no `keys`")?;
-        let keys: Vec<PublishedKey> = keys.iter().take(KEYS_MAX).filter_map(key).collect();
+        let keys: Vec<PublishedKey> = keys.iter().filter_map(key).take(KEYS_MAX).collect();
         if keys.is_empty() { Err("the key set has no key that verifies signatures") } else { Ok(KeySet(keys)) }
     }
 
@@ -145,6 +145,12 @@ mod tests {
         assert_eq!(verify("2011-04-29", PS256), None, "`alg` names one");
         assert_eq!(verify("shared", HS256), None);
         assert!(set.has(None) && !set.has(Some("shared")));
+        // Keys that are passed over take nobody's place.
+        let one = SET.split("},\n").next().expect("a key").replace(r#"{"keys":["#, "") + "}";
+        let many = format!(r#"{{"keys":[{}{one}]}}"#, r#"{"kty":"oct","k":"AA"},"#.repeat(KEYS_MAX));
+        assert!(KeySet::read(many.as_bytes()).expect("reads").has(Some("1")));
+        let many = format!(r#"{{"keys":[{one}{}]}}"#, format!(",{one}").repeat(KEYS_MAX));
+        assert_eq!(KeySet::read(many.as_bytes()).expect("reads").0.len(), KEYS_MAX);
         for bad in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA"}]}"#] {
             assert!(KeySet::read(bad.as_bytes()).is_err(), "{bad}");
         }

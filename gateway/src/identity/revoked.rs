@@ -78,7 +78,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::identity::{ApiKey, BasicCredential, Consumer, JwtAlgorithm};
+    use crate::identity::{ApiKey, BasicCredential, Consumer, HmacCredential, JwtAlgorithm};
 
     fn identities(names: &[&str]) -> Identities {
         let mut all = Identities::default();
@@ -104,31 +104,33 @@ mod tests {
         JwtSecret { id: "j".into(), consumer, key: "iss".into(), algorithm, secret, public_key: None }
     }
 
-    fn full(names: &[&str], key: &str, password: u8, jwt: &str) -> Identities {
+    fn full(names: &[&str], key: &str, password: u8, jwt: &str, hmac: &str) -> Identities {
         let mut all = identities(names);
         all.add_key(key, ApiKey { id: "k".into(), consumer: 0 });
         all.add_basic("u", BasicCredential { id: "b".into(), consumer: 0, password: [password; 20] });
         all.add_jwt(secret(0, jwt));
+        all.add_hmac("h", HmacCredential { id: "h".into(), consumer: 0, secret: hmac.as_bytes().into() });
         all
     }
 
     #[test]
     fn what_opens_the_same_to_the_same_stays() {
-        let before = full(&["ann"], "key", 1, "s");
-        assert!(before.revoked_in(&full(&["ann", "ben"], "key", 1, "s")).is_empty());
+        let before = full(&["ann"], "key", 1, "s", "h");
+        assert!(before.revoked_in(&full(&["ann", "ben"], "key", 1, "s", "h")).is_empty());
     }
 
     #[test]
     fn what_is_gone_or_changed_is_named() {
-        let before = full(&["ann"], "key", 1, "s");
+        let before = full(&["ann"], "key", 1, "s", "h");
         let named = |later: Identities| {
             let revoked = before.revoked_in(&later);
-            ["k", "b", "j"].map(|id| revoked.has(id))
+            ["k", "b", "j", "h"].map(|id| revoked.has(id))
         };
-        assert_eq!(named(identities(&["ann"])), [true; 3], "credentials are gone");
-        assert_eq!(named(full(&["ben"], "key", 1, "s")), [true; 3], "their consumer is");
-        assert_eq!(named(full(&["ann"], "other", 1, "s")), [true, false, false]);
-        assert_eq!(named(full(&["ann"], "key", 2, "s")), [false, true, false]);
-        assert_eq!(named(full(&["ann"], "key", 1, "t")), [false, false, true]);
+        assert_eq!(named(identities(&["ann"])), [true; 4], "credentials are gone");
+        assert_eq!(named(full(&["ben"], "key", 1, "s", "h")), [true; 4], "their consumer is");
+        assert_eq!(named(full(&["ann"], "other", 1, "s", "h")), [true, false, false, false]);
+        assert_eq!(named(full(&["ann"], "key", 2, "s", "h")), [false, true, false, false]);
+        assert_eq!(named(full(&["ann"], "key", 1, "t", "h")), [false, false, true, false]);
+        assert_eq!(named(full(&["ann"], "key", 1, "s", "g")), [false, false, false, true]);
     }
 }

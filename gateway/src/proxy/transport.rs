@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -218,6 +219,29 @@ pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsC
     open_with(address, tls, &clients.plain).await
 }
 
+/// Opens what is below HTTP to the first of `addresses` that can be had; each has its part of the time until `end`.
+///
+/// # Errors
+/// That of the last one.
+pub async fn open_first(
+    addresses: &[SocketAddr],
+    tls: Option<(&str, bool)>,
+    clients: &TlsClients,
+    end: Instant,
+) -> io::Result<Transport> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        let parts = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        let part = end.saturating_duration_since(Instant::now()) / parts;
+        match tokio::time::timeout(part, open(*address, tls, clients)).await {
+            Ok(Ok(transport)) => return Ok(transport),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
 /// Opens what is below HTTP/2, which TLS offers alone.
 ///
 /// # Errors
@@ -309,5 +333,31 @@ mod unverified {
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
             self.0.supported_schemes()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_has_its_part_of_the_time() {
+        // One takes connections and says nothing, nobody is at the other.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addresses = [&silent, &gone].map(|listener| listener.local_addr().expect("an address"));
+        drop(gone);
+        let clients = TlsClients::new();
+        let open = async |addresses: &[SocketAddr], tls| {
+            let end = Instant::now() + Duration::from_millis(400);
+            open_first(addresses, tls, &clients, end).await.map(drop).map_err(|error| error.kind())
+        };
+        let tls = Some(("a.test", true));
+        assert_eq!(open(&addresses, tls).await, Err(io::ErrorKind::ConnectionRefused), "the second is tried too");
+        assert_eq!(open(&addresses[..1], tls).await, Err(io::ErrorKind::TimedOut));
+        assert_eq!(open(&[addresses[1], addresses[0]], None).await, Ok(()));
+        assert_eq!(open(&[], None).await, Err(io::ErrorKind::NotFound));
     }
 }

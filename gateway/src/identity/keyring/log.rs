@@ -114,20 +114,26 @@ impl Log {
         Ok((log, records.into_values().collect()))
     }
 
-    /// Puts a change on disk.
+    /// Puts changes on disk, all or none.
     ///
     /// # Errors
     /// The system's; the file is then as before.
-    pub fn append(&mut self, entry: &Entry) -> Result<(), String> {
-        let line = line_of(entry);
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), String> {
+        let text: String = entries.iter().map(line_of).collect();
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             let cut = self.cut();
             return Err(format!("{}: {error}{}", self.path.display(), if cut.is_err() { ", twice" } else { "" }));
         }
-        self.lines += 1;
-        self.bytes += line.len() as u64;
+        self.lines += entries.len();
+        self.bytes += text.len() as u64;
         Ok(())
+    }
+
+    /// Lets every change from now on fail.
+    #[cfg(test)]
+    pub fn break_disk(&mut self) {
+        self.file = File::open(&self.path).expect("opens");
     }
 
     /// Whether most lines are history.

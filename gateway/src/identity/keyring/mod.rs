@@ -4,9 +4,11 @@
 
 pub mod log;
 
-use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use papaya::HashMap;
 
 use self::log::{Entry, Log, Record};
 
@@ -37,16 +39,14 @@ pub enum Fault {
     Disk(String),
 }
 
-struct State {
-    log: Log,
-    by_id: HashMap<String, Arc<IssuedKey>>,
-}
-
 /// All issued keys.
 #[derive(Default)]
 pub struct Keyring {
-    live: papaya::HashMap<[u8; 32], Arc<IssuedKey>>,
-    state: Mutex<Option<State>>,
+    live: HashMap<[u8; 32], Arc<IssuedKey>>,
+    by_id: HashMap<String, Arc<IssuedKey>>,
+    is_open: AtomicBool,
+    /// Of whoever changes something, for as long as the disk takes: nobody who only looks may wait for it.
+    log: Mutex<Option<Log>>,
 }
 
 impl Keyring {
@@ -56,18 +56,18 @@ impl Keyring {
     /// When the log cannot be had, or is damaged.
     pub fn open(&self, path: &Path, now_s: u64) -> Result<(), String> {
         let (log, records) = Log::open(path)?;
-        let mut state = State { log, by_id: HashMap::new() };
         for record in records.into_iter().filter(|record| record.holds(now_s)) {
-            self.keep(&mut state, record);
+            self.keep(record);
         }
-        *self.lock() = Some(state);
+        *self.lock() = Some(log);
+        self.is_open.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Whether keys can be made.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.lock().is_some()
+        self.is_open.load(Ordering::Acquire)
     }
 
     /// What `look` sees of the key of a digest, when it holds.
@@ -79,16 +79,14 @@ impl Keyring {
     /// The key of an id.
     #[must_use]
     pub fn named(&self, id: &str, now_s: u64) -> Option<Arc<IssuedKey>> {
-        let state = self.lock();
-        state.as_ref()?.by_id.get(id).filter(|key| key.record.holds(now_s)).cloned()
+        self.by_id.pin().get(id).filter(|key| key.record.holds(now_s)).cloned()
     }
 
     /// All keys in force, the oldest first.
     #[must_use]
     pub fn all(&self, now_s: u64) -> Vec<Arc<IssuedKey>> {
-        let state = self.lock();
-        let keys = state.iter().flat_map(|state| state.by_id.values()).filter(|key| key.record.holds(now_s));
-        let mut keys: Vec<_> = keys.cloned().collect();
+        let by_id = self.by_id.pin();
+        let mut keys: Vec<_> = by_id.values().filter(|key| key.record.holds(now_s)).cloned().collect();
         keys.sort_by(|a, b| (a.record.created_s, &a.record.id).cmp(&(b.record.created_s, &b.record.id)));
         keys
     }
@@ -98,20 +96,10 @@ impl Keyring {
     /// # Errors
     /// The key is taken, or the log cannot be written.
     pub fn add(&self, record: Record, now_s: u64) -> Result<Arc<IssuedKey>, Fault> {
-        self.change(|keyring, state| {
-            if state.by_id.len() >= KEYS_MAX {
-                keyring.sweep(state, now_s);
-            }
-            if state.by_id.len() >= KEYS_MAX {
-                return Err(Fault::Full);
-            }
-            let digest = record.digest();
-            let known = keyring.live.pin().get(&digest).is_some_and(|known| known.record.holds(now_s));
-            if known {
-                return Err(Fault::Taken);
-            }
-            state.log.append(&Entry::Put(record.clone())).map_err(Fault::Disk)?;
-            Ok(keyring.keep(state, record))
+        self.change(|log| {
+            self.admissible(&record, now_s)?;
+            log.append(&[Entry::Put(record.clone())]).map_err(Fault::Disk)?;
+            Ok(self.keep(record))
         })
     }
 
@@ -120,12 +108,45 @@ impl Keyring {
     /// # Errors
     /// There is no such key, or the log cannot be written.
     pub fn update(&self, id: &str, now_s: u64, change: impl FnOnce(&mut Record)) -> Result<Arc<IssuedKey>, Fault> {
-        self.change(|keyring, state| {
-            let known = state.by_id.get(id).filter(|key| key.record.holds(now_s)).ok_or(Fault::Unknown)?;
-            let mut record = known.record.clone();
+        self.change(|log| {
+            let mut record = self.named(id, now_s).ok_or(Fault::Unknown)?.record.clone();
             change(&mut record);
-            state.log.append(&Entry::Put(record.clone())).map_err(Fault::Disk)?;
-            Ok(keyring.keep(state, record))
+            log.append(&[Entry::Put(record.clone())]).map_err(Fault::Disk)?;
+            Ok(self.keep(record))
+        })
+    }
+
+    /// Puts a new key in force in place of the one of `id`, which ends at `end_s` or, without that, with the return.
+    ///
+    /// # Errors
+    /// There is no such key any more, the new one is taken, or the log cannot be written; all is then as before.
+    pub fn replace(
+        &self,
+        id: &str,
+        now_s: u64,
+        end_s: Option<u64>,
+        successor: impl FnOnce(&Record) -> Record,
+    ) -> Result<Arc<IssuedKey>, Fault> {
+        self.change(|log| {
+            let old = self.named(id, now_s).ok_or(Fault::Unknown)?;
+            let record = successor(&old.record);
+            self.admissible(&record, now_s)?;
+            let ending = end_s.map(|end_s| {
+                let mut ending = old.record.clone();
+                ending.expires_s = Some(ending.expires_s.map_or(end_s, |known_s| known_s.min(end_s)));
+                ending
+            });
+            let end = ending.clone().map_or_else(|| Entry::Del { id: id.to_owned() }, Entry::Put);
+            log.append(&[Entry::Put(record.clone()), end]).map_err(Fault::Disk)?;
+            let made = self.keep(record);
+            match ending {
+                Some(ending) => drop(self.keep(ending)),
+                None => {
+                    self.by_id.pin().remove(id);
+                    self.forget(&old);
+                }
+            }
+            Ok(made)
         })
     }
 
@@ -134,37 +155,49 @@ impl Keyring {
     /// # Errors
     /// There is no such key; or the log cannot be written, and then the key is out of force until a restart.
     pub fn revoke(&self, id: &str) -> Result<Arc<IssuedKey>, Fault> {
-        self.change(|keyring, state| {
-            let key = state.by_id.remove(id).ok_or(Fault::Unknown)?;
-            keyring.forget(&key);
-            state.log.append(&Entry::Del { id: id.to_owned() }).map_err(Fault::Disk)?;
+        self.change(|log| {
+            let key = self.by_id.pin().remove(id).cloned().ok_or(Fault::Unknown)?;
+            self.forget(&key);
+            log.append(&[Entry::Del { id: id.to_owned() }]).map_err(Fault::Disk)?;
             Ok(key)
         })
     }
 
-    fn change<T>(&self, act: impl FnOnce(&Self, &mut State) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn change<T>(&self, act: impl FnOnce(&mut Log) -> Result<T, Fault>) -> Result<T, Fault> {
         let mut held = self.lock();
-        let state = held.as_mut().ok_or_else(|| Fault::Closed("no log".to_owned()))?;
-        let outcome = act(self, state)?;
-        if state.log.is_wasteful(state.by_id.len()) {
-            let records = state.by_id.values().map(|key| &key.record);
-            if let Err(error) = state.log.compact(records) {
+        let log = held.as_mut().ok_or_else(|| Fault::Closed("no log".to_owned()))?;
+        let outcome = act(log)?;
+        if log.is_wasteful(self.by_id.len()) {
+            let by_id = self.by_id.pin();
+            if let Err(error) = log.compact(by_id.values().map(|key| &key.record)) {
                 tracing::warn!(error, "the log of keys cannot be compacted");
             }
         }
         Ok(outcome)
     }
 
-    fn keep(&self, state: &mut State, record: Record) -> Arc<IssuedKey> {
+    /// Whether there is room for a key that nobody has.
+    fn admissible(&self, record: &Record, now_s: u64) -> Result<(), Fault> {
+        if self.by_id.len() >= KEYS_MAX {
+            self.sweep(now_s);
+        }
+        if self.by_id.len() >= KEYS_MAX {
+            return Err(Fault::Full);
+        }
+        let known = self.find(&record.digest(), now_s, |_| ());
+        known.map_or(Ok(()), |()| Err(Fault::Taken))
+    }
+
+    fn keep(&self, record: Record) -> Arc<IssuedKey> {
         let credential = Arc::from(record.id.as_str());
         let key = Arc::new(IssuedKey { record, credential });
-        state.by_id.insert(key.record.id.clone(), Arc::clone(&key));
+        self.by_id.pin().insert(key.record.id.clone(), Arc::clone(&key));
         self.live.pin().insert(key.record.digest(), Arc::clone(&key));
         key
     }
 
-    fn sweep(&self, state: &mut State, now_s: u64) {
-        state.by_id.retain(|_, key| {
+    fn sweep(&self, now_s: u64) {
+        self.by_id.pin().retain(|_, key| {
             let holds = key.record.holds(now_s);
             if !holds {
                 self.forget(key);
@@ -182,8 +215,8 @@ impl Keyring {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<State>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Log>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,6 +261,67 @@ mod tests {
         check(&opened(&path));
         let text = std::fs::read_to_string(&path).expect("reads");
         assert!(!text.contains("\"a\""), "no key stands in the log: {text}");
+    }
+
+    #[test]
+    fn a_key_is_replaced_once_or_not_at_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        let keyring = opened(&path);
+        keyring.add(record("a"), 100).expect("adds");
+        keyring.update("id-a", 100, |record| record.expires_s = Some(300)).expect("changes");
+        keyring.replace("id-a", 100, Some(900), |_| record("b")).expect("replaces");
+        assert!(knows(&keyring, "a", 299) && !knows(&keyring, "a", 300) && knows(&keyring, "b", 300), "no longer");
+        keyring.replace("id-a", 100, Some(200), |_| record("c")).expect("replaces");
+        assert!(knows(&keyring, "a", 199) && !knows(&keyring, "a", 200));
+        assert_eq!(keyring.replace("id-b", 100, None, |_| record("c")).err(), Some(Fault::Taken));
+        let successor = |old: &Record| {
+            let mut record = record("d");
+            record.tier = Some(old.id.clone());
+            record
+        };
+        keyring.replace("id-b", 100, None, successor).expect("replaces");
+        assert_eq!(
+            keyring.replace("id-b", 100, None, |_| record("e")).err(),
+            Some(Fault::Unknown),
+            "the second of two"
+        );
+        let check = |keyring: &Keyring| {
+            assert!(!knows(keyring, "b", 100) && knows(keyring, "c", 100) && !knows(keyring, "e", 100));
+            assert_eq!(keyring.named("id-d", 100).and_then(|key| key.record.tier.clone()).as_deref(), Some("id-b"));
+            assert_eq!(keyring.all(200).len(), 2);
+        };
+        check(&keyring);
+        drop(keyring);
+        let keyring = opened(&path);
+        check(&keyring);
+        keyring.lock().as_mut().expect("is open").break_disk();
+        for end_s in [None, Some(200)] {
+            let outcome = keyring.replace("id-c", 100, end_s, |_| record("f"));
+            assert!(matches!(outcome, Err(Fault::Disk(_))), "{outcome:?}");
+        }
+        assert!(knows(&keyring, "c", 1000) && !knows(&keyring, "f", 100), "as before");
+        assert!(matches!(keyring.revoke("id-c"), Err(Fault::Disk(_))));
+        assert!(!knows(&keyring, "c", 100), "out of force all the same");
+    }
+
+    #[test]
+    fn nobody_who_looks_waits_for_the_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keyring = opened(&folder.path().join("keys"));
+        keyring.add(record("a"), 100).expect("adds");
+        let (seen, sees) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let writer = keyring.lock();
+            let keyring = &keyring;
+            scope.spawn(move || {
+                seen.send((keyring.is_open(), keyring.named("id-a", 100).is_some(), keyring.all(100).len()))
+            });
+            let outcome = sees.recv_timeout(std::time::Duration::from_secs(10));
+            drop(writer);
+            assert_eq!(outcome, Ok((true, true, 1)));
+        });
+        assert!(!Keyring::default().is_open());
     }
 
     #[test]

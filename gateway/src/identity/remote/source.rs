@@ -13,7 +13,7 @@ use http::{Method, StatusCode, Uri};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-use crate::calls::{Calls, Question, address};
+use crate::calls::{Calls, Question, address, shown};
 use crate::clock;
 use crate::identity::jwk::KeySet;
 
@@ -153,14 +153,18 @@ impl Source {
         let pause_ns = match self.publisher.fetch(calls).await {
             Ok(keys) => {
                 if self.failures.swap(0, Ordering::AcqRel) > 0 {
-                    tracing::info!(at = %self.publisher.at, "keys are fetched again");
+                    tracing::info!(at = shown(&self.publisher.at), "keys are fetched again");
                 }
                 self.keys.store(Arc::new(keys));
                 nanos(self.publisher.refresh)
             }
             Err(error) => {
                 let failures = self.failures.fetch_add(1, Ordering::AcqRel);
-                tracing::warn!(at = %self.publisher.at, error, "keys cannot be fetched; the last good ones stay");
+                tracing::warn!(
+                    at = shown(&self.publisher.at),
+                    error,
+                    "keys cannot be fetched; the last good ones stay"
+                );
                 (RETRY_NS << failures.min(6)).min(RETRY_NS_MAX)
             }
         };

@@ -109,10 +109,11 @@ impl Plugin for HmacAuth {
         }
     }
 
+    /// Nobody's body is held before everything else is found good.
     fn body_limit(&self, exchange: &Exchange) -> Option<usize> {
-        let headers = &exchange.request.headers;
-        let asked = headers.contains_key(AUTHORIZATION) || headers.contains_key(PROXY_AUTHORIZATION);
-        (self.validate_request_body && asked && !self.gate.open(exchange)).then_some(BODY_BYTES_MAX)
+        let asked = self.validate_request_body && !self.gate.open(exchange);
+        let held = asked && self.signer(exchange, field(&exchange.request.headers).map(|(_, signed)| signed)).is_ok();
+        held.then_some(BODY_BYTES_MAX)
     }
 
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
@@ -122,37 +123,32 @@ impl Plugin for HmacAuth {
 
 impl HmacAuth {
     fn authenticate(&self, exchange: &mut Exchange) -> Result<Proven, Box<Reply>> {
-        let headers = &exchange.request.headers;
-        if !headers.contains_key(AUTHORIZATION) && !headers.contains_key(PROXY_AUTHORIZATION) {
-            return Err(self.refuse("Unauthorized"));
-        }
-        let now_s = exchange.started_unix_ns as f64 / 1e9;
-        if ![X_DATE, DATE].iter().any(|name| self.is_now(headers, name, now_s)) {
-            return Err(self.refuse(NO_DATE));
-        }
-        let found = [PROXY_AUTHORIZATION, AUTHORIZATION].into_iter().find_map(|name| {
-            let text = only(headers, &name)?.to_owned();
-            parse(&text).is_some().then_some((name, text))
+        let (name, signed) = field(&exchange.request.headers).unzip();
+        let verdict = self.signer(exchange, signed).and_then(|proven| {
+            let good = !self.validate_request_body || has_digest(exchange);
+            good.then_some(proven).ok_or(MISMATCH)
         });
-        let verdict = match found.as_ref().and_then(|(_, text)| parse(text)) {
-            Some(signed) => self.verify(exchange, &signed),
-            None => Err(UNVERIFIABLE),
-        };
         if self.hide_credentials {
-            let name = found.map_or(AUTHORIZATION, |(name, _)| name);
-            exchange.request.headers.remove(name);
+            exchange.request.headers.remove(name.unwrap_or(AUTHORIZATION));
         }
         verdict.map_err(|message| self.refuse(message))
     }
 
-    fn is_now(&self, headers: &HeaderMap, name: &HeaderName, now_s: f64) -> bool {
-        let date = only(headers, name).and_then(|text| httpdate::parse_http_date(text).ok());
-        let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
-        // Kong counts whole seconds.
-        since.is_some_and(|since| (now_s.floor() - since.as_secs_f64()).abs() <= self.clock_skew_s)
-    }
-
-    fn verify(&self, exchange: &Exchange, signed: &Signed<'_>) -> Result<Proven, &'static str> {
+    /// Who has signed the request, by all that is known of it before its body.
+    fn signer(&self, exchange: &Exchange, signed: Option<Signed<'_>>) -> Result<Proven, &'static str> {
+        let headers = &exchange.request.headers;
+        if !headers.contains_key(AUTHORIZATION) && !headers.contains_key(PROXY_AUTHORIZATION) {
+            return Err("Unauthorized");
+        }
+        let now_s = exchange.started_unix_ns as f64 / 1e9;
+        // A date beside the one that is signed is anybody's, and would make a captured request hold for ever.
+        let is_signed = |name: &HeaderName| signed.as_ref().is_some_and(|signed| signed.has(name));
+        let any_signed = is_signed(&X_DATE) || is_signed(&DATE);
+        let counts = |name: &HeaderName| !any_signed || is_signed(name);
+        if ![X_DATE, DATE].iter().any(|name| counts(name) && is_now(headers, name, now_s, self.clock_skew_s)) {
+            return Err(NO_DATE);
+        }
+        let signed = signed.ok_or(UNVERIFIABLE)?;
         if self.enforce_headers.iter().any(|name| !signed.headers.contains(&name.as_str())) {
             return Err(UNVERIFIABLE);
         }
@@ -160,9 +156,6 @@ impl HmacAuth {
         let credential = self.gate.identities.hmac(signed.username).ok_or(UNVERIFIABLE)?;
         let text = signed_text(exchange, &signed.headers).ok_or(MISMATCH)?;
         if !is_signature(credential, algorithm, &text, signed.signature) {
-            return Err(MISMATCH);
-        }
-        if self.validate_request_body && !has_digest(exchange) {
             return Err(MISMATCH);
         }
         Ok(Proven {
@@ -179,6 +172,27 @@ impl HmacAuth {
             None => reply,
         })
     }
+}
+
+impl Signed<'_> {
+    fn has(&self, header: &HeaderName) -> bool {
+        self.headers.iter().any(|name| name.eq_ignore_ascii_case(header.as_str()))
+    }
+}
+
+/// The first field of credentials that can be read.
+fn field(headers: &HeaderMap) -> Option<(HeaderName, Signed<'_>)> {
+    [PROXY_AUTHORIZATION, AUTHORIZATION].into_iter().find_map(|name| {
+        let signed = parse(only(headers, &name)?)?;
+        Some((name, signed))
+    })
+}
+
+fn is_now(headers: &HeaderMap, name: &HeaderName, now_s: f64, skew_s: f64) -> bool {
+    let date = only(headers, name).and_then(|text| httpdate::parse_http_date(text).ok());
+    let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
+    // Kong counts whole seconds.
+    since.is_some_and(|since| (now_s.floor() - since.as_secs_f64()).abs() <= skew_s)
 }
 
 /// The value of a header that stands once.
@@ -250,9 +264,13 @@ fn is_signature(credential: &HmacCredential, algorithm: hmac::Algorithm, text: &
     BASE64.decode(signature).is_ok_and(|given| hmac::verify(&key, text, &given).is_ok())
 }
 
-/// Whether `Digest` is the body's SHA-256 (RFC 3230 §4.3.2); no body needs none.
+/// Whether `Digest` is the body's SHA-256 (RFC 3230 §4.3.2); no body needs none, and one that is not held has none.
 fn has_digest(exchange: &Exchange) -> bool {
-    let body = exchange.body.whole().map_or(&[][..], |body| body);
+    let body = match exchange.body.whole() {
+        Some(body) => body,
+        None if exchange.body.is_empty() => &[][..],
+        None => return false,
+    };
     if !exchange.request.headers.contains_key(DIGEST) {
         return body.is_empty();
     }
@@ -271,13 +289,13 @@ mod tests {
     /// The time at which the test exchange arrives.
     const NOW: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
 
-    fn field(algorithm: &str, headers: &str, signature: &[u8]) -> String {
+    fn credentials(algorithm: &str, headers: &str, signature: &[u8]) -> String {
         let signature = STANDARD.encode(signature);
         format!("hmac username=\"bob\", algorithm=\"{algorithm}\", headers=\"{headers}\", signature=\"{signature}\"")
     }
 
     fn signed(headers: &str, text: &str) -> String {
-        field(
+        credentials(
             "hmac-sha256",
             headers,
             hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, b"bob's hmac"), text.as_bytes()).as_ref(),
@@ -325,7 +343,7 @@ mod tests {
     fn every_algorithm_and_only_those_allowed() {
         for (name, algorithm) in ALGORITHMS {
             let tag = hmac::sign(&hmac::Key::new(algorithm, b"bob's hmac"), format!("date: {NOW}").as_bytes());
-            let authorization = field(name, "date", tag.as_ref());
+            let authorization = credentials(name, "date", tag.as_ref());
             let headers = [("date", NOW), ("authorization", &*authorization)];
             assert_eq!(ask("{}", &headers, "").0, "continue", "{name}");
             let only = if name == "hmac-sha512" { "continue" } else { UNVERIFIED };
@@ -373,7 +391,18 @@ mod tests {
         assert_eq!(ask("{}", &[("date", late), ("authorization", &authorization)], "").0, refusal);
         assert_eq!(ask("clock_skew: 301", &[("date", late), ("authorization", &authorization)], "").0, "continue");
         let both = [("date", late), ("x-date", NOW), ("authorization", &*authorization)];
-        assert_eq!(ask("{}", &both, "").0, "continue");
+        assert_eq!(ask("{}", &both, "").0, refusal, "the date that was not signed is anybody's");
+        let capital = signed("Date", &format!("Date: {late}"));
+        let both = [("date", late), ("x-date", NOW), ("authorization", &*capital)];
+        assert_eq!(ask("{}", &both, "").0, refusal);
+        let other = signed("x-date", &format!("x-date: {late}"));
+        assert_eq!(ask("{}", &[("date", NOW), ("x-date", late), ("authorization", &other)], "").0, refusal);
+        // Of two that are signed one is enough, and neither need be: `enforce_headers` is for that.
+        let two = signed("date x-date", &format!("date: {late}\nx-date: {NOW}"));
+        assert_eq!(ask("{}", &[("date", late), ("x-date", NOW), ("authorization", &two)], "").0, "continue");
+        let none = signed("request-line", "POST /a%20b?c=d HTTP/1.1");
+        assert_eq!(ask("{}", &[("date", late), ("x-date", NOW), ("authorization", &none)], "").0, "continue");
+        assert_eq!(ask("{}", &[("date", late), ("authorization", &none)], "").0, refusal);
         for date in ["", "now", "2023-11-14T22:13:20Z"] {
             assert_eq!(ask("{}", &[("date", date), ("authorization", &authorization)], "").0, refusal, "{date}");
         }
@@ -397,6 +426,29 @@ mod tests {
         assert_eq!(ask(check, &headers, "body").0, WRONG);
         assert_eq!(ask(check, &headers, "").0, "continue");
         assert_eq!(ask("{}", &with("SHA-256=x"), "body").0, "continue");
+    }
+
+    #[test]
+    fn a_body_is_held_for_whoever_has_signed_alone() {
+        let plugin =
+            plugin("hmac-auth", "{ validate_request_body: true, enforce_headers: [date] }", &identities(Vec::new()));
+        let limit = |date: &str, authorization: &str| {
+            let headers = [("date", date), ("authorization", authorization)];
+            plugin.body_limit(&Exchange::for_test("POST", "/", &headers))
+        };
+        let good = signed("date", &format!("date: {NOW}"));
+        assert_eq!(limit(NOW, &good), Some(BODY_BYTES_MAX));
+        for bad in [
+            "Basic Ym9iOmJvYg==",
+            &good.replace("\"bob\"", "\"eve\""),
+            &good.replace("hmac-sha256", "hmac-md5"),
+            &good.replace("signature=\"", "signature=\"A"),
+            &signed("request-line", "POST / HTTP/1.1"),
+        ] {
+            assert_eq!(limit(NOW, bad), None, "{bad}");
+        }
+        let late = "Tue, 14 Nov 2023 22:18:21 GMT";
+        assert_eq!(limit(late, &signed("date", &format!("date: {late}"))), None);
     }
 
     #[test]

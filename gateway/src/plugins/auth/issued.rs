@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::{StatusCode, Uri};
 use serde_json::{Map, Value, json};
@@ -188,12 +190,20 @@ impl Issued {
         if !unknown || self.sources.is_empty() {
             return Err(lack);
         }
-        let renewal = may_wait.then(|| self.sources.iter().find_map(|source| source.renewal(now_ns))).flatten();
-        Err(match renewal {
-            Some(renewal) => Lack::Wait(Box::pin(renewal)),
+        Err(match may_wait.then(|| self.renewal(kid, now_ns)).flatten() {
+            Some(renewal) => Lack::Wait(renewal),
             None if self.sources.iter().any(|source| source.is_known()) => lack,
             None => Lack::Keys,
         })
+    }
+
+    /// Asks every source that may be asked again. Over when one of them has the key, or all have answered.
+    fn renewal(&self, kid: Option<&str>, now_ns: u64) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        let mut renewals: FuturesUnordered<_> = self.sources.iter().filter_map(|s| s.renewal(now_ns)).collect();
+        let (sources, kid) = (self.sources.clone(), kid.map(str::to_owned));
+        let is_there = move || kid.is_some() && sources.iter().any(|source| source.keys().has(kid.as_deref()));
+        let any = !renewals.is_empty();
+        any.then(|| Box::pin(async move { while renewals.next().await.is_some() && !is_there() {} }) as Pin<Box<_>>)
     }
 }
 

@@ -10,10 +10,11 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, H
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::issued::{By, checked, named};
 use super::{CREDENTIAL_IDENTIFIER, Gate, Proven, arguments, challenge, conceal, header_name};
-use crate::calls::{Calls, Question};
+use crate::calls::{Calls, Question, shown};
 use crate::clock;
 use crate::document::{Fields, Value as Node};
 use crate::identity::digest;
@@ -34,6 +35,9 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 const QUESTIONS_MAX: usize = 128;
 /// How long a failure to ask is remembered, so that a dead server is not asked by every request.
 const FAILURE_NS: u64 = 1_000_000_000;
+
+/// What an answer takes of the memory besides what the server says, about.
+const SLOT_BYTES: usize = 128;
 
 const PATH: HeaderName = HeaderName::from_static("x-request-path");
 const METHOD: HeaderName = HeaderName::from_static("x-request-http-method");
@@ -60,6 +64,8 @@ struct Inner {
     answers: Answers<Worth>,
     permits: Semaphore,
     at: Uri,
+    /// `at` without its query.
+    shown: String,
     headers: HeaderMap,
     token_type_hint: Option<String>,
     ttl_ns: u64,
@@ -107,6 +113,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         calls: Arc::clone(&setup.shared.remote.calls),
         answers: Answers::default(),
         permits: Semaphore::new(QUESTIONS_MAX),
+        shown: shown(&at),
         at,
         headers: headers?,
         token_type_hint,
@@ -193,8 +200,10 @@ impl Inner {
     fn wait(self: &Arc<Self>, exchange: &Exchange, slot: Arc<Slot<Worth>>, token: String) -> Flow {
         let own = Arc::clone(self);
         let question = self.question(exchange, &token);
+        let end = Instant::now() + self.timeout;
         Flow::Wait(Box::pin(async move {
-            slot.ask(own.ask(&question)).await;
+            // Whoever waits for another's answer may have to ask himself at last; his time is what it was.
+            let _ = tokio::time::timeout_at(end, slot.ask(own.ask(&question, end))).await;
             Box::new(move |exchange: &mut Exchange| match slot.latest() {
                 Some(worth) => own.conclude(exchange, worth),
                 None => own.conclude(exchange, &Worth::Unknown),
@@ -227,12 +236,12 @@ impl Inner {
         }
     }
 
-    async fn ask(&self, question: &Question) -> Dated<Worth> {
+    async fn ask(&self, question: &Question, end: Instant) -> Dated<Worth> {
         let asked = async {
             let _permit = self.permits.acquire().await.map_err(|_| "closed".to_owned())?;
             self.calls.ask(question).await
         };
-        let answer = match tokio::time::timeout(self.timeout, asked).await {
+        let answer = match tokio::time::timeout_at(end, asked).await {
             Ok(Ok(answer)) if answer.status == StatusCode::OK => {
                 serde_json::from_slice::<Value>(&answer.body).map_err(|_| "the answer is no JSON".to_owned())
             }
@@ -243,10 +252,10 @@ impl Inner {
         let now_ns = clock::monotonic_ns();
         match answer {
             Ok(Value::Object(claims)) => self.dated(claims, now_ns, clock::unix_ns()),
-            Ok(_) => Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS },
+            Ok(_) => Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES },
             Err(error) => {
-                tracing::warn!(at = %self.at, error, "a token cannot be introspected");
-                Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS }
+                tracing::warn!(at = self.shown, error, "a token cannot be introspected");
+                Dated { answer: Worth::Unknown, until_ns: now_ns + FAILURE_NS, bytes: SLOT_BYTES }
             }
         }
     }
@@ -259,7 +268,11 @@ impl Inner {
         };
         let until_ns = now_ns.saturating_add(self.ttl_ns.min(left_ns));
         let active = claims.get("active") == Some(&Value::Bool(true)) && left_ns > 0;
-        Dated { answer: if active { Worth::Active(claims) } else { Worth::Inactive }, until_ns }
+        if !active {
+            return Dated { answer: Worth::Inactive, until_ns, bytes: SLOT_BYTES };
+        }
+        let bytes = SLOT_BYTES + weight_of(&claims);
+        Dated { answer: Worth::Active(claims), until_ns, bytes }
     }
 
     fn conclude(&self, exchange: &mut Exchange, worth: &Worth) -> Flow {
@@ -291,7 +304,7 @@ impl Inner {
         let holder = [text("username"), text("sub"), text("client_id")].into_iter().find(|one| !one.is_empty());
         Proven {
             consumer: consumer.and_then(|name| named(&self.gate.identities, self.consumer_by, name)),
-            credential: Arc::from(format!("{} {}", self.at, holder.unwrap_or_default())),
+            credential: Arc::from(format!("{} {}", self.shown, holder.unwrap_or_default())),
             identifier: HeaderValue::from_str(text("username")).ok().filter(|name| !name.is_empty()),
         }
     }
@@ -339,6 +352,20 @@ impl Inner {
     }
 }
 
+/// The bytes of members in memory, about; a list of small things takes many times its text.
+fn weight_of(members: &Map<String, Value>) -> usize {
+    members.iter().map(|(name, value)| size_of::<(String, Value)>() + name.len() + weight(value)).sum()
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| size_of::<Value>() + weight(item)).sum(),
+        Value::Object(members) => weight_of(members),
+    }
+}
+
 /// The one token: two different ones are none, since the upstream may believe the other one.
 fn find(exchange: &Exchange) -> Option<String> {
     let mut values = exchange.request.headers.get_all(AUTHORIZATION).iter();
@@ -361,5 +388,18 @@ fn hide(exchange: &mut Exchange) {
     exchange.request.headers.remove(AUTHORIZATION);
     if let Some(query) = exchange.query.take() {
         exchange.query = Some(arguments::without(&query, ARGUMENT)).filter(|query| !query.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_weighs_what_it_takes() {
+        let weigh = |value: Value| weight(&value);
+        assert_eq!(weigh(json!("12345678")), 8);
+        assert!(weigh(json!(vec![0; 1000])) >= 1000 * size_of::<Value>());
+        assert!(weigh(json!({ "a": { "name": ["text", "text"] } })) > 2 * size_of::<(String, Value)>() + 8);
     }
 }

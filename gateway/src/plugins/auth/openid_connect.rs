@@ -13,7 +13,7 @@ use super::{AUTHENTICATED_GROUPS, Gate, Proven, arguments, challenge, conceal, h
 use crate::document::Fields;
 use crate::identity::remote::source::Publisher;
 use crate::plugins::{Flow, Kind, Plugin, Setup};
-use crate::proxy::exchange::Exchange;
+use crate::proxy::exchange::{Exchange, is_identity};
 use crate::proxy::reply::Reply;
 
 /// Kong's `openid-connect`.
@@ -82,8 +82,6 @@ fn bearer_only(fields: &Fields<'_>) -> bool {
     let place = fields.place_of("auth_methods");
     match methods.as_deref() {
         Some([(_, only)]) if only == "bearer" => true,
-        // A probe, or nothing at all.
-        Some([]) => true,
         _ => {
             fields.report.unsupported(place, "openid-connect with another `auth_methods` than [bearer]", None);
             false
@@ -182,6 +180,7 @@ enum Fault {
 
 impl Inner {
     fn decide(self: &Arc<Self>, exchange: &mut Exchange, may_wait: bool) -> Flow {
+        self.untell(&mut exchange.request.headers);
         if let Some(flow) = self.gate.skip(exchange) {
             return flow;
         }
@@ -243,7 +242,22 @@ impl Inner {
         }
     }
 
-    /// Tells the upstream what was asked for; a client's own copies never pass.
+    /// A client's own copies never pass, nor what an upstream that reads `_` as `-` takes for one. Those that say who
+    /// somebody is were taken away before any plugin ran, and may be another plugin's word by now.
+    fn untell(&self, headers: &mut HeaderMap) {
+        let same = |(a, b): (u8, u8)| a == b || (matches!(a, b'-' | b'_') && matches!(b, b'-' | b'_'));
+        let alike = |a: &str, b: &str| a.len() == b.len() && a.bytes().zip(b.bytes()).all(same);
+        let own = |name: &&HeaderName| {
+            let told = self.upstream.iter().any(|(_, told)| alike(told.as_str(), name.as_str()));
+            told && !is_identity(name)
+        };
+        let copies: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
+        for name in copies {
+            headers.remove(name);
+        }
+    }
+
+    /// Tells the upstream what was asked for.
     fn tell(&self, claims: &Map<String, Value>, headers: &mut HeaderMap) {
         for (claim, name) in &self.upstream {
             headers.remove(name);
