@@ -97,7 +97,7 @@ impl Calls {
         let clients = self.0.get().ok_or("nothing is asked yet")?;
         let to = &question.to;
         let tls = is_tls(to).then_some((bare_host(to), question.verify));
-        let stream = transport::open_first(at, tls, clients, end).await?;
+        let stream = transport::open_first(at, end, |address| transport::open(address, tls, clients)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let mut request = http::Request::new(Full::new(question.body.clone()));
         *request.method_mut() = question.method.clone();

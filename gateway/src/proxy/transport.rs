@@ -219,21 +219,21 @@ pub async fn open(address: SocketAddr, tls: Option<(&str, bool)>, clients: &TlsC
     open_with(address, tls, &clients.plain).await
 }
 
-/// Opens what is below HTTP to the first of `addresses` that can be had; each has its part of the time until `end`.
+/// Opens what is below HTTP to the first of `addresses` that can be had; `open` has for each its part of the time until
+/// `end`.
 ///
 /// # Errors
 /// That of the last one.
-pub async fn open_first(
+pub async fn open_first<F: Future<Output = io::Result<Transport>>>(
     addresses: &[SocketAddr],
-    tls: Option<(&str, bool)>,
-    clients: &TlsClients,
     end: Instant,
+    open: impl Fn(SocketAddr) -> F,
 ) -> io::Result<Transport> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for (at, address) in addresses.iter().enumerate() {
         let parts = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
         let part = end.saturating_duration_since(Instant::now()) / parts;
-        match tokio::time::timeout(part, open(*address, tls, clients)).await {
+        match tokio::time::timeout(part, open(*address)).await {
             Ok(Ok(transport)) => return Ok(transport),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -352,7 +352,10 @@ mod tests {
         let clients = TlsClients::new();
         let open = async |addresses: &[SocketAddr], tls| {
             let end = Instant::now() + Duration::from_millis(400);
-            open_first(addresses, tls, &clients, end).await.map(drop).map_err(|error| error.kind())
+            open_first(addresses, end, |address| open(address, tls, &clients))
+                .await
+                .map(drop)
+                .map_err(|error| error.kind())
         };
         let tls = Some(("a.test", true));
         assert_eq!(open(&addresses, tls).await, Err(io::ErrorKind::ConnectionRefused), "the second is tried too");

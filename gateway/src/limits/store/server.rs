@@ -5,9 +5,10 @@ use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::time::Instant;
 
 use crate::proxy::transport::{self, TlsClients, Transport};
 
@@ -83,22 +84,11 @@ impl Server {
 
     async fn open_first(&self, addresses: &[SocketAddr], until: Instant) -> io::Result<Transport> {
         let tls = self.tls.as_ref().map(|tls| (tls.server_name.as_deref().unwrap_or(&self.host), tls.verify));
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for (at, address) in addresses.iter().copied().enumerate() {
-            let open = async {
-                match tls {
-                    Some(tls) => transport::open(address, Some(tls), &TLS).await,
-                    None => transport::open_plain(address).await,
-                }
-            };
-            let part = until.saturating_duration_since(Instant::now()) / (addresses.len() - at) as u32;
-            match tokio::time::timeout(part, open).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(last)
+        transport::open_first(addresses, until, async |address| match tls {
+            Some(tls) => transport::open(address, Some(tls), &TLS).await,
+            None => transport::open_plain(address).await,
+        })
+        .await
     }
 }
 
