@@ -3,7 +3,10 @@
 
 use core::sync::atomic::AtomicU64;
 
-use crate::gcra::{Ceiling, decide};
+use crate::{
+    clock::{Clock, Moment, Reading},
+    gcra::{Ceiling, decide},
+};
 
 /// Words that several CPUs share. (Core's own methods do not compile for the kernel's target.)
 pub trait Words {
@@ -26,12 +29,19 @@ pub enum Charged {
 
 /// Charges `units` against a ceiling that is raised to 2^`raise` times its rate.
 #[inline(always)]
-pub fn charge<T: Words>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64, raise: u32) -> Charged {
+pub fn charge<T: Words>(
+    tat: &AtomicU64,
+    ceiling: Ceiling,
+    units: u64,
+    time: &Reading<'_, impl Clock>,
+    raise: u32,
+) -> Charged {
     if ceiling.is_unlimited() {
         return Charged::Admitted;
     }
     let cost_ns = if raise == 0 { ceiling.cost_ns(units) } else { ceiling.raised_cost_ns(units, raise) };
-    let attempt = |seen| attempt::<T>(tat, seen, now, cost_ns, ceiling.depth_ns());
+    let moment = if ceiling.is_smooth(cost_ns) { time.by_tick() } else { Moment::exactly(time.now_ns()) };
+    let attempt = |seen| attempt::<T>(tat, seen, moment, cost_ns, ceiling.depth_ns());
     // Written out: a loop that the compiler keeps has no end for the verifier, which without CAP_PERFMON also follows
     // the branches that a CPU only guesses.
     let seen = match attempt(T::load(tat)) {
@@ -47,8 +57,8 @@ pub fn charge<T: Words>(tat: &AtomicU64, ceiling: Ceiling, units: u64, now: u64,
 
 /// One attempt; what the word held if others were faster.
 #[inline(always)]
-fn attempt<T: Words>(tat: &AtomicU64, seen: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Result<Charged, u64> {
-    let Some(next) = decide(seen, now, cost_ns, depth_ns) else {
+fn attempt<T: Words>(tat: &AtomicU64, seen: u64, moment: Moment, cost_ns: u64, depth_ns: u64) -> Result<Charged, u64> {
+    let Some(next) = decide(seen, moment, cost_ns, depth_ns) else {
         return Ok(Charged::Exceeded);
     };
     T::compare_exchange(tat, seen, next).map(|()| Charged::Admitted)

@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use crate::{
     charge::{Charged, Words, charge},
+    clock::{Clock, Reading},
     map::{
         ABI, HAS_EGRESS, HAS_NEVER_DROP, HAS_STANDINGS, PULSE_HEARTBEAT, PULSE_KILL, RunMode, Sent, Settings, Standing,
     },
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// Where the executor's book lies.
-pub trait Book: Words {
+pub trait Book: Words + Clock {
     /// The settings in force.
     fn settings(&self) -> Option<&Settings>;
     /// A word of the pulse.
@@ -29,8 +30,6 @@ pub trait Book: Words {
     fn open(&self, source: Source) -> Option<&Sent>;
     /// The standing of a source, expired or not.
     fn standing(&self, source: Source) -> Option<&Standing>;
-    /// Nanoseconds of the monotonic clock.
-    fn now_ns(&self) -> u64;
     /// Adds to a word that others add to.
     fn add(word: &AtomicU64, units: u64);
 }
@@ -77,21 +76,21 @@ fn is_above<B: Book>(book: &B, settings: &Settings, source: Source, account: &Se
     if book.pulse(PULSE_KILL) != 0 {
         return false;
     }
-    let now = book.now_ns();
-    let age_ns = now.saturating_sub(book.pulse(PULSE_HEARTBEAT));
+    let time = Reading::new(book);
+    let age_ns = time.tick_ns().saturating_sub(book.pulse(PULSE_HEARTBEAT));
     if settings.stale_ns != 0 && age_ns > settings.stale_ns {
         return false;
     }
-    if charge::<B>(&account.tat, settings.sent, wire_bytes, now, 0) != Charged::Exceeded {
+    if charge::<B>(&account.tat, settings.sent, wire_bytes, &time, 0) != Charged::Exceeded {
         return false;
     }
     if settings.lists & HAS_STANDINGS == 0 {
         return true;
     }
-    let standing = book.standing(source).filter(|standing| standing.expiry_ns > now);
+    let standing = book.standing(source).filter(|standing| time.is_before(standing.expiry_ns));
     match standing {
         Some(standing) => {
-            charge::<B>(&account.tat, settings.sent, wire_bytes, now, standing.raise) == Charged::Exceeded
+            charge::<B>(&account.tat, settings.sent, wire_bytes, &time, standing.raise) == Charged::Exceeded
         }
         None => true,
     }

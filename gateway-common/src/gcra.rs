@@ -1,6 +1,8 @@
 //! The generic cell rate algorithm in one word: the theoretical arrival time (TAT). Add, subtract, compare and one
 //! bounded multiplication, so that the kernel's cells and user space reach the same decision from the same numbers.
 
+use crate::clock::{Moment, TICK_NS_MAX};
+
 /// Fraction bits of a token's length: a rate of 1 GB/s is one nanosecond a byte, and faster ones need a fraction.
 const FRACTION_BITS: u32 = 16;
 /// The longest token: one unit a second.
@@ -61,6 +63,14 @@ impl Ceiling {
         if cost_ns == 0 { 1 } else { cost_ns }
     }
 
+    /// Whether an event of this cost may be decided by the clock's tick: the burst that this takes away is a 64th at most,
+    /// and does not show in a count of few.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_smooth(self, cost_ns: u64) -> bool {
+        self.depth_ns >= 64 * TICK_NS_MAX && cost_ns <= TICK_NS_MAX / 16
+    }
+
     /// The burst in nanoseconds.
     #[inline(always)]
     #[must_use]
@@ -69,15 +79,17 @@ impl Ceiling {
     }
 }
 
-/// Whether an event that costs `cost_ns` may happen at `now`, and if so the cell's next word.
+/// Whether an event that costs `cost_ns` may happen, and if so the cell's next word.
 ///
-/// `None` leaves the cell as it is: what is refused is not charged. A word of zero is an unused cell.
+/// `None` leaves the cell as it is: what is refused is not charged. A word of zero is an unused cell. What is not known of
+/// the moment is held against the event: credit counts from the latest time on and is spent at the earliest, so that
+/// however little is known, never more than burst and rate is admitted.
 #[inline(always)]
 #[must_use]
-pub const fn decide(tat: u64, now: u64, cost_ns: u64, depth_ns: u64) -> Option<u64> {
-    let start = if tat > now { tat } else { now };
+pub const fn decide(tat: u64, moment: Moment, cost_ns: u64, depth_ns: u64) -> Option<u64> {
+    let start = if tat > moment.latest_ns { tat } else { moment.latest_ns };
     let next = start.wrapping_add(cost_ns);
-    if next.wrapping_sub(now) > depth_ns { None } else { Some(next) }
+    if next.wrapping_sub(moment.earliest_ns) > depth_ns { None } else { Some(next) }
 }
 
 #[cfg(test)]
@@ -89,7 +101,7 @@ mod tests {
         let mut tat = 0;
         let mut count = 0;
         for now in times {
-            if let Some(next) = decide(tat, now, ceiling.cost_ns(units), ceiling.depth_ns()) {
+            if let Some(next) = decide(tat, Moment::exactly(now), ceiling.cost_ns(units), ceiling.depth_ns()) {
                 tat = next;
                 count += units;
             }
@@ -117,7 +129,7 @@ mod tests {
     fn the_smallest_burst_still_lets_one_through() {
         for per_second in [1, 3, 7, 999, 1_900_000, 3_000_000_000] {
             let ceiling = Ceiling::new(per_second, 1);
-            assert!(decide(0, 5, ceiling.cost_ns(1), ceiling.depth_ns()).is_some(), "{per_second}");
+            assert!(decide(0, Moment::exactly(5), ceiling.cost_ns(1), ceiling.depth_ns()).is_some(), "{per_second}");
         }
     }
 
@@ -126,7 +138,7 @@ mod tests {
         let slow = Ceiling::new(0, 0);
         assert_eq!(slow.cost_ns(u64::MAX), 1_000_000_000 * UNITS_MAX);
         let fast = Ceiling::new(u64::MAX, u64::MAX);
-        assert!(decide(0, 1, fast.cost_ns(1), fast.depth_ns()).is_some());
+        assert!(decide(0, Moment::exactly(1), fast.cost_ns(1), fast.depth_ns()).is_some());
         assert!(Ceiling::new(1, u64::MAX).depth_ns() == DEPTH_NS_MAX);
     }
 
@@ -142,7 +154,7 @@ mod tests {
             let (mut tat, mut now, mut count) = (0, start, 0u64);
             for (step, units) in steps {
                 now += step;
-                if let Some(next) = decide(tat, now, ceiling.cost_ns(units), ceiling.depth_ns()) {
+                if let Some(next) = decide(tat, Moment::exactly(now), ceiling.cost_ns(units), ceiling.depth_ns()) {
                     tat = next;
                     count += units;
                 }
@@ -153,12 +165,38 @@ mod tests {
         }
 
         #[test]
+        fn by_the_tick_never_above_and_little_below(
+            per_second in 1_600u64..2_000_000,
+            burst_ms in 640u64..10_000,
+            start in 0u64..(1 << 62),
+            ticks in prop::collection::vec(1u64..=TICK_NS_MAX, 1..50),
+        ) {
+            let ceiling = Ceiling::new(per_second, per_second * burst_ms / 1_000);
+            let cost_ns = ceiling.cost_ns(1);
+            prop_assume!(ceiling.is_smooth(cost_ns));
+            let (mut tat, mut tick_ns, mut count) = (0, start, 0u64);
+            for step in ticks {
+                // As many as come through, all of them in the last nanosecond of the tick.
+                let moment = Moment { earliest_ns: tick_ns, latest_ns: tick_ns + TICK_NS_MAX };
+                while let Some(next) = decide(tat, moment, cost_ns, ceiling.depth_ns()) {
+                    (tat, count) = (next, count + 1);
+                }
+                tick_ns += step;
+                // The first event comes no earlier than the first tick, and no later than the second.
+                let most = ceiling.depth_ns() + tick_ns - start;
+                prop_assert!(count * cost_ns <= most, "{count} of {}", most / cost_ns);
+                let least = ceiling.depth_ns() - TICK_NS_MAX + (tick_ns - step - start);
+                prop_assert!((count + 1) * cost_ns > least, "{count} of {}", least / cost_ns);
+            }
+        }
+
+        #[test]
         fn a_cell_recovers_after_its_depth(
             per_second in 1u64..2_000_000, burst in 2u64..10_000, start in 0u64..(1 << 62),
         ) {
             let ceiling = Ceiling::new(per_second, burst);
             let full = start + ceiling.depth_ns();
-            prop_assert!(decide(full, full, ceiling.cost_ns(1), ceiling.depth_ns()).is_some());
+            prop_assert!(decide(full, Moment::exactly(full), ceiling.cost_ns(1), ceiling.depth_ns()).is_some());
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The order in which a packet is judged: one function for the kernel and for the user-space executor, which differ only
-//! in where their tables lie. Cheap exits first; the clock is read once, and only for a packet of a protected port.
+//! in where their tables lie. Cheap exits first. What expires is compared with the clock's last tick, which costs next to
+//! nothing; the clock itself is read where the tick cannot tell, at most once.
 
 use core::sync::atomic::AtomicU64;
 
 use crate::{
     charge::{Charged, Words, charge},
+    clock::{Clock, Reading},
     gate,
     gcra::Ceiling,
     map::{
@@ -32,7 +34,7 @@ pub enum Proof {
 }
 
 /// Where the executor's tables lie.
-pub trait Tables: Words {
+pub trait Tables: Words + Clock {
     /// The settings in force.
     fn settings(&self) -> Option<&Settings>;
     /// A word of the pulse.
@@ -61,8 +63,6 @@ pub trait Tables: Words {
     fn proof(&self, packet: &Packet) -> Proof;
     /// Counts a SYN; how many this CPU has counted.
     fn count_syn(&self) -> u64;
-    /// Nanoseconds of the monotonic clock.
-    fn now_ns(&self) -> u64;
     /// Any 32 bits that the sender cannot foresee.
     fn random(&self) -> u32;
 }
@@ -74,14 +74,14 @@ pub struct Judgement {
     pub outcome: Outcome,
     /// The decision behind it, or zero.
     pub decision: u64,
-    /// The time of the judgement; zero if the clock was not read.
-    pub now_ns: u64,
+    /// The clock's tick before the judgement; zero if it was not read.
+    pub tick_ns: u64,
 }
 
 impl Judgement {
     #[inline(always)]
     const fn pass(reason: Reason) -> Self {
-        Self { outcome: Outcome { reason, shadow: false }, decision: 0, now_ns: 0 }
+        Self { outcome: Outcome { reason, shadow: false }, decision: 0, tick_ns: 0 }
     }
 }
 
@@ -120,18 +120,18 @@ pub fn judge(tables: &impl Tables, parsed: Result<Packet, Unparsed>, frame_bytes
     if tables.pulse(PULSE_KILL) != 0 {
         return Judgement::pass(Reason::Killed);
     }
-    let now = tables.now_ns();
-    // A heartbeat ahead of this CPU's clock is fresh, not ancient.
-    let age_ns = now.saturating_sub(tables.pulse(PULSE_HEARTBEAT));
+    let time = Reading::new(tables);
+    // A heartbeat later than the tick is fresh, not ancient.
+    let age_ns = time.tick_ns().saturating_sub(tables.pulse(PULSE_HEARTBEAT));
     if settings.stale_ns != 0 && age_ns > settings.stale_ns {
         return Judgement::pass(Reason::Stale);
     }
     if settings.lists & HAS_NEVER_DROP != 0 && tables.is_never_drop(packet.address) {
         return Judgement::pass(Reason::NeverDrop);
     }
-    let (reason, decision) = Weighing { tables, settings, packet: &packet, frame_bytes, now }.weigh();
+    let (reason, decision) = Weighing { tables, settings, packet: &packet, frame_bytes, time: &time }.weigh();
     let shadow = settings.mode == RunMode::Shadow as u32 && reason.drops();
-    Judgement { outcome: Outcome { reason, shadow }, decision, now_ns: now }
+    Judgement { outcome: Outcome { reason, shadow }, decision, tick_ns: time.tick_ns() }
 }
 
 /// A packet that nothing spares.
@@ -140,7 +140,7 @@ struct Weighing<'a, T> {
     settings: &'a Settings,
     packet: &'a Packet,
     frame_bytes: u64,
-    now: u64,
+    time: &'a Reading<'a, T>,
 }
 
 impl<T: Tables> Weighing<'_, T> {
@@ -158,7 +158,7 @@ impl<T: Tables> Weighing<'_, T> {
             Ceilings { packets: settings.packets, bytes: settings.bytes, connections: settings.connections };
         let (mut passes_as, mut decision) = (Reason::Clean, 0);
         if settings.lists & HAS_VERDICTS != 0
-            && let Some(verdict) = self.tables.verdict(source).filter(|verdict| verdict.expiry_ns > self.now)
+            && let Some(verdict) = self.tables.verdict(source).filter(|verdict| self.time.is_before(verdict.expiry_ns))
         {
             decision = verdict.decision;
             passes_as = self.under(verdict);
@@ -173,16 +173,16 @@ impl<T: Tables> Weighing<'_, T> {
             return (Reason::Deny, 0);
         }
         let mut is_verified = false;
-        if settings.lists & HAS_GATE != 0 && gate::is_closed(self.tables, self.now) {
+        if settings.lists & HAS_GATE != 0 && gate::is_closed(self.tables, self.time.tick_ns()) {
             is_verified = self.tables.is_verified(source);
             if !is_verified {
-                return (gate::stranger(self.tables, settings, packet, self.now), decision);
+                return (gate::stranger(self.tables, settings, packet, self.time), decision);
             }
         }
         let exceeded = self.bill(source, &ceilings);
         let exceeded = exceeded.or_else(|| if is_verified { None } else { self.neighbourhood(source) });
         if exceeded.is_none() && packet.opens && settings.lists & HAS_GATE != 0 && !is_verified {
-            gate::meter(self.tables, &settings.gate.enter, settings.gate.hold_ns, self.now);
+            gate::meter(self.tables, &settings.gate.enter, settings.gate.hold_ns, self.time);
         }
         (exceeded.unwrap_or(passes_as), decision)
     }
@@ -193,7 +193,7 @@ impl<T: Tables> Weighing<'_, T> {
             return None;
         }
         let flow = Flow::new(self.packet.address, self.packet.sender_port, self.packet.port);
-        self.tables.cut(&flow).filter(|cut| cut.expiry_ns > self.now).map(|cut| cut.decision)
+        self.tables.cut(&flow).filter(|cut| self.time.is_before(cut.expiry_ns)).map(|cut| cut.decision)
     }
 
     /// How a packet leaves that nothing but this verdict is held against.
@@ -234,7 +234,7 @@ impl<T: Tables> Weighing<'_, T> {
         units: u64,
         exceeded: Reason,
     ) -> Option<Reason> {
-        match charge::<T>(tat, ceiling, units, self.now, 0) {
+        match charge::<T>(tat, ceiling, units, self.time, 0) {
             Charged::Admitted => return None,
             Charged::Contended => return Some(Reason::Contention),
             Charged::Exceeded => {}
@@ -242,8 +242,8 @@ impl<T: Tables> Weighing<'_, T> {
         if self.settings.lists & HAS_STANDINGS == 0 {
             return Some(exceeded);
         }
-        let standing = self.tables.standing(source).filter(|standing| standing.expiry_ns > self.now);
-        match standing.map(|standing| charge::<T>(tat, ceiling, units, self.now, standing.raise)) {
+        let standing = self.tables.standing(source).filter(|standing| self.time.is_before(standing.expiry_ns));
+        match standing.map(|standing| charge::<T>(tat, ceiling, units, self.time, standing.raise)) {
             Some(Charged::Admitted) => None,
             _ => Some(exceeded),
         }
@@ -259,7 +259,7 @@ impl<T: Tables> Weighing<'_, T> {
         let index = source.neighbourhood().hash(self.settings.seed) & (NEIGHBOURHOOD_CELLS - 1);
         let cell = self.tables.neighbourhood(index)?;
         let ceilings = &self.settings.neighbourhood;
-        let is_met = |tat, ceiling, units| charge::<T>(tat, ceiling, units, self.now, 0) == Charged::Exceeded;
+        let is_met = |tat, ceiling, units| charge::<T>(tat, ceiling, units, self.time, 0) == Charged::Exceeded;
         if is_met(&cell.packets, ceilings.packets, 1)
             || is_met(&cell.bytes, ceilings.bytes, self.frame_bytes)
             || self.packet.opens && is_met(&cell.connections, ceilings.connections, 1)

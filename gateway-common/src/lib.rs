@@ -6,6 +6,7 @@
 extern crate std;
 
 pub mod charge;
+pub mod clock;
 pub mod egress;
 pub mod gate;
 pub mod gcra;

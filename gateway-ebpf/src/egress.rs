@@ -8,11 +8,12 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
-    helpers::generated::{bpf_ktime_get_ns, bpf_skb_load_bytes},
+    helpers::generated::bpf_skb_load_bytes,
     programs::TcContext,
 };
 use gateway_common::{
     charge::Words,
+    clock::Clock,
     egress::{Book, enter},
     map::{Sent, Settings, Standing},
     packet::{Cursor, parse_sent},
@@ -20,7 +21,7 @@ use gateway_common::{
 };
 
 use crate::{
-    tables::{EGRESS, PULSE, SETTINGS, STANDINGS, compare_exchange, is_never_drop, is_protected, load},
+    tables::{EGRESS, KernelClock, PULSE, SETTINGS, STANDINGS, compare_exchange, is_never_drop, is_protected, load},
     tally,
 };
 
@@ -120,15 +121,21 @@ impl Book for Account {
     }
 
     #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        // SAFETY: no arguments; CLOCK_MONOTONIC.
-        unsafe { bpf_ktime_get_ns() }
-    }
-
-    #[inline(always)]
     fn add(word: &AtomicU64, units: u64) {
         // SAFETY: an aligned word of a map, written by atomic operations only.
         unsafe { atomic_xadd::<u64, u64, { Relaxed }>(word.as_ptr(), units) };
+    }
+}
+
+impl Clock for Account {
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        KernelClock.tick_ns()
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        KernelClock.now_ns()
     }
 }
 

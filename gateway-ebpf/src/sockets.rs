@@ -3,16 +3,16 @@
 
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops},
-    helpers::generated::bpf_ktime_get_ns,
     programs::SockOpsContext,
 };
 use gateway_common::{
     Address,
+    clock::Clock as _,
     map::{HAS_GATE, Verified},
     packet::TCP,
 };
 
-use crate::tables::{SETTINGS, VERIFIED, is_protected};
+use crate::tables::{KernelClock, SETTINGS, VERIFIED, is_protected};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -25,8 +25,7 @@ pub fn note(ctx: &SockOpsContext) {
     }
     let Some(settings) = SETTINGS.get(0).filter(|settings| settings.lists & HAS_GATE != 0) else { return };
     let Some(address) = peer(ctx.ops, ctx.family()) else { return };
-    // SAFETY: no arguments; CLOCK_MONOTONIC.
-    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let at_ns = KernelClock.now_ns();
     let _ = VERIFIED.insert(address.source(settings.v6_mask), Verified { at_ns }, 0);
 }
 

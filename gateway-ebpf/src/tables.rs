@@ -6,12 +6,13 @@ use core::{
 };
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use gateway_common::{
     charge::Words,
+    clock::Clock,
     judge::{Proof, Tables},
     map::{
         CELLS_DEFAULT, Cell, Counter, Cut, EGRESS_DEFAULT, EVENTS_BYTES, FLOWS_MAX, Flow, LIST_ENTRIES_MAX,
@@ -66,6 +67,23 @@ pub trait Evidence {
 
 /// All of the above.
 pub struct Maps<E>(pub E);
+
+/// What the kernel's clock shows.
+pub struct KernelClock;
+
+impl Clock for KernelClock {
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        // SAFETY: no arguments; CLOCK_MONOTONIC_COARSE (Linux 5.11).
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: no arguments; CLOCK_MONOTONIC.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
 
 /// Whether the port is one of the gateway's own.
 #[inline(always)]
@@ -178,15 +196,21 @@ impl<E: Evidence> Tables for Maps<E> {
     }
 
     #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        // SAFETY: no arguments; CLOCK_MONOTONIC.
-        unsafe { bpf_ktime_get_ns() }
-    }
-
-    #[inline(always)]
     fn random(&self) -> u32 {
         // SAFETY: no arguments.
         unsafe { bpf_get_prandom_u32() }
+    }
+}
+
+impl<E> Clock for Maps<E> {
+    #[inline(always)]
+    fn tick_ns(&self) -> u64 {
+        KernelClock.tick_ns()
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        KernelClock.now_ns()
     }
 }
 

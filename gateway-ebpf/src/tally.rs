@@ -1,9 +1,9 @@
 //! What leaves is counted, and a few drops are shown. It must not change an outcome.
 
 use core::{ffi::c_void, sync::atomic::AtomicU64};
-
 use gateway_common::{
     Address,
+    clock::{Clock as _, Moment},
     gcra::decide,
     judge::Judgement,
     map::{EVENT_HEAD_BYTES, EVENTS_PER_SECOND, Event},
@@ -11,7 +11,7 @@ use gateway_common::{
     reason::Outcome,
 };
 
-use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, compare_exchange, load};
+use crate::tables::{COUNTERS, EVENTS, EVENTS_TAT, KernelClock, compare_exchange, load};
 
 /// Nanoseconds between two events, and of the burst.
 const EVENT_NS: u64 = 1_000_000_000 / EVENTS_PER_SECOND;
@@ -40,7 +40,7 @@ pub fn sample(
     copy: impl FnOnce(*mut c_void, u32),
 ) {
     let Ok(packet) = parsed else { return };
-    if !is_due(judgement.now_ns) {
+    if !is_due(judgement.tick_ns) {
         return;
     }
     emit(judgement, packet, frame_bytes, copy);
@@ -48,12 +48,12 @@ pub fn sample(
 
 /// One attempt: a lost race is a lost event.
 #[inline(always)]
-fn is_due(now_ns: u64) -> bool {
+fn is_due(tick_ns: u64) -> bool {
     let Some(word) = EVENTS_TAT.get_ptr_mut(0) else { return false };
     // SAFETY: an aligned word of the map, written by atomic operations only.
     let tat = unsafe { AtomicU64::from_ptr(word) };
     let seen = load(tat);
-    let Some(next) = decide(seen, now_ns, EVENT_NS, EVENTS_DEPTH_NS) else { return false };
+    let Some(next) = decide(seen, Moment::exactly(tick_ns), EVENT_NS, EVENTS_DEPTH_NS) else { return false };
     compare_exchange(tat, seen, next).is_ok()
 }
 
@@ -64,7 +64,7 @@ fn emit(judgement: &Judgement, packet: Packet, frame_bytes: u64, copy: impl FnOn
     let head_bytes = if frame_bytes < EVENT_HEAD_BYTES as u64 { PARSED_BYTES_MIN } else { EVENT_HEAD_BYTES as u32 };
     let address: Address = packet.address;
     slot.write(Event {
-        at_ns: judgement.now_ns,
+        at_ns: KernelClock.now_ns(),
         address,
         decision: judgement.decision,
         outcome: judgement.outcome.counter(),

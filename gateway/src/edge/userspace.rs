@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use gateway_common::{
     Address, Reason, Source,
     charge::Words,
+    clock::Clock,
     judge::{Judgement, Proof, Tables, judge},
     map::{
         Cell, Cut, Flow, PULSE_KILL, PULSE_PRESSURE, Pressure, RunMode, Settings, Standing as Raised, Verdict, rung,
@@ -382,16 +383,22 @@ impl Tables for Door<'_> {
         1
     }
 
-    fn now_ns(&self) -> u64 {
-        self.now_ns
-    }
-
     fn random(&self) -> u32 {
         // A counter through a mixer (splitmix64): nobody outside sees the seed.
         let x = self.standings.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (x >> 32) as u32
+    }
+}
+
+impl Clock for Door<'_> {
+    fn tick_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 }
 

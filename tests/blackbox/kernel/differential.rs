@@ -9,6 +9,7 @@ use std::{
 use gateway_common::{
     Address, Ceiling, Source,
     charge::Words,
+    clock::Clock,
     judge::{Proof, Tables, judge},
     map::{
         Cell, Cut, Flow, Gate, NEIGHBOURHOOD_CELLS, PULSE_KILL, PULSE_PRESSURE, Pressure, RunMode, Settings, Standing,
@@ -101,11 +102,17 @@ impl Tables for Host {
     fn count_syn(&self) -> u64 {
         self.syns.fetch_add(1, Ordering::Relaxed) + 1
     }
-    fn now_ns(&self) -> u64 {
-        self.now_ns
-    }
     fn random(&self) -> u32 {
         1
+    }
+}
+
+impl Clock for Host {
+    fn tick_ns(&self) -> u64 {
+        self.now_ns
+    }
+    fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 }
 
