@@ -10,11 +10,14 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::bench::duty::Keys;
 use crate::upstream::Upstream;
 use crate::{build, http, shell};
 
 /// How long the instrumented binary is used.
 const TRAINING: Duration = Duration::from_secs(12);
+/// And by each of the other protocols.
+const OTHERS: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 4;
 const EACH: Duration = Duration::from_secs(5);
 
@@ -58,14 +61,24 @@ fn train(profdata: &Path, folder: &Path, profile: &Path) -> Result<()> {
     let _nothing_before = std::fs::remove_dir_all(&raw);
     std::fs::create_dir_all(&raw)?;
     let upstream = Upstream::start("127.0.0.1:0")?;
+    let keys = Keys::make(folder).context("the training needs a certificate: run `cargo xtask setup --bench`")?;
     let text = std::fs::read_to_string(shell::root().join("bench/training.kong.yml"))?;
+    let quoted = |path: &Path| Ok::<_, anyhow::Error>(serde_json::to_string(&std::fs::read_to_string(path)?)?);
+    let text = text
+        .replace("UPSTREAM", &upstream.address.to_string())
+        .replace("PUBLIC_KEY", &quoted(&keys.public)?)
+        .replace("CERTIFICATE_KEY", &quoted(&keys.certificate_key)?)
+        .replace("CERTIFICATE", &quoted(&keys.certificate)?);
     let (config, ready) = (folder.join("training.kong.yml"), folder.join("ready.json"));
-    std::fs::write(&config, text.replace("UPSTREAM", &upstream.address.to_string()))?;
+    std::fs::write(&config, text)?;
     let _nothing_before = std::fs::remove_file(&ready);
     let mut command = shell::program(&binary);
     command.arg("run").arg("-c").arg(&config).arg("--ready-file").arg(&ready).stdout(Stdio::null());
     let mut gateway = command.spawn().context("cannot start the instrumented gateway")?;
-    let trained = proxy(&ready).and_then(load);
+    let trained = listeners(&ready).and_then(|(plain, tls)| {
+        load(plain)?;
+        load_others(plain, tls, &keys.token)
+    });
     // It writes what it counted when it ends by itself.
     let _gone_already = kill(Pid::from_raw(i32::try_from(gateway.id())?), Signal::SIGTERM);
     let status = gateway.wait()?;
@@ -76,12 +89,14 @@ fn train(profdata: &Path, folder: &Path, profile: &Path) -> Result<()> {
     shell::run(shell::program(profdata).arg("merge").arg("-o").arg(profile).arg(&raw))
 }
 
-fn proxy(ready: &Path) -> Result<SocketAddr> {
+/// Where it listens, in the clear and with TLS.
+fn listeners(ready: &Path) -> Result<(SocketAddr, SocketAddr)> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Ok(text) = std::fs::read_to_string(ready) {
             let value: serde_json::Value = serde_json::from_str(&text)?;
-            return Ok(value["proxy"][0].as_str().unwrap_or_default().parse()?);
+            let first = |list: &str| value[list][0].as_str().unwrap_or_default().parse();
+            return Ok((first("proxy")?, first("proxy_tls")?));
         }
         if Instant::now() > deadline {
             bail!("the instrumented gateway does not get ready");
@@ -99,6 +114,32 @@ fn load(address: SocketAddr) -> Result<()> {
     eprintln!("dist: trained with {sent} requests");
     if sent < 1000 {
         bail!("the training load was too small");
+    }
+    Ok(())
+}
+
+/// HTTP/2, TLS and tokens, which want a client with TLS.
+fn load_others(plain: SocketAddr, tls: SocketAddr, token: &str) -> Result<()> {
+    if shell::find("h2load").is_none() {
+        eprintln!("dist: not trained on TLS and HTTP/2, which takes h2load (`cargo xtask setup --bench`)");
+        return Ok(());
+    }
+    let bearer = format!("authorization: Bearer {token}");
+    let (secure, clear) = (format!("https://{tls}"), format!("http://{plain}"));
+    let runs: [(&[&str], String); 5] = [
+        (&["-m8"], format!("{clear}/plain/x")),
+        (&["-m8"], format!("{secure}/plain/x")),
+        (&["--h1"], format!("{secure}/plain/x")),
+        (&["--h1", "-H", &bearer], format!("{clear}/token/x")),
+        (&["--h1", "-H", &bearer], format!("{secure}/token/x")),
+    ];
+    for (arguments, url) in runs {
+        let mut h2load = shell::program("h2load");
+        h2load.args(["-t1", "-c4", &format!("-D{}", OTHERS.as_secs())]).args(arguments).arg(&url);
+        let text = shell::output(&mut h2load).context("h2load failed")?;
+        if text.contains(" 0 2xx") {
+            bail!("{url} answered no request of the training:\n{text}");
+        }
     }
     Ok(())
 }

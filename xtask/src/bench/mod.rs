@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::{bars, build, shell, test};
 
 mod config_load;
-mod duty;
+pub mod duty;
 mod gateway;
 mod idle;
 mod load;
