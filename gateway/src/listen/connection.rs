@@ -32,14 +32,13 @@ use crate::proxy::worker::Worker;
 
 /// The first bytes of HTTP/2's preface.
 const PREFACE: &[u8] = b"PRI";
+/// Bytes read at first: a request as most are, so that a connection of one request is read once.
+const FIRST_BYTES_MAX: usize = 1024;
 /// Bytes of a request's head at most; hyper answers 431 beyond it, and beyond its own 100 fields.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
 
-/// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bool) {
-    // Without it small answers wait for acknowledgements.
-    let _ = tcp.set_nodelay(true);
-    let Ok(local) = tcp.local_addr() else { return };
+/// Serves a connection between these addresses to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, (peer, local): (SocketAddr, SocketAddr), tls: bool) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     let client = Client { peer, ip: peer.ip(), trusted: false, local_port: local.port(), tls };
@@ -50,7 +49,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
         let mut wire = wire;
         // There is nothing in flight to finish before HTTP begins.
         let Some(Ok(early)) = registered.entry.until(Order::Finish, first_bytes(&mut wire)).await else { return };
-        let h2 = early == PREFACE;
+        let h2 = early.starts_with(PREFACE);
         return http(worker, client, None, (early, wire), h2, &registered).await;
     }
     let Some(config) = worker.local().snapshot.tls.clone() else { return };
@@ -62,12 +61,12 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, tls: bo
     http(worker, client, sni, (Bytes::new(), Box::new(stream)), h2, &registered).await;
 }
 
-/// The first bytes of a plain connection, as many as tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
+/// The first bytes of a plain connection, enough to tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
 /// of HTTP/1 begins with `PRI`.
 async fn first_bytes(wire: &mut Wire) -> io::Result<Bytes> {
-    let mut first = BytesMut::with_capacity(PREFACE.len());
+    let mut first = BytesMut::with_capacity(FIRST_BYTES_MAX);
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
-        if wire.read_buf(&mut (&mut first).limit(PREFACE.len())).await? == 0 {
+        if wire.read_buf(&mut (&mut first).limit(FIRST_BYTES_MAX)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }

@@ -29,10 +29,8 @@ enum Opening {
     Other,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, port: Port) {
-    let _ = tcp.set_nodelay(true);
-    let Ok(destination) = tcp.local_addr() else { return };
+/// Serves a connection between these addresses to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, (peer, destination): (SocketAddr, SocketAddr), port: Port) {
     let source = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let presence = Presence::new(clock::monotonic_ns());
     presence.carry();

@@ -195,6 +195,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot accept"),
     };
+    // On an address of its own every connection has that one.
+    let bound = listener.local_addr().ok().filter(|address| !address.ip().is_unspecified());
     let mut told_ns = 0;
     loop {
         let accepted = tokio::select! {
@@ -212,13 +214,14 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
                         continue;
                     }
                 };
+                let Some(local) = bound.or_else(|| tcp.local_addr().ok()) else { continue };
                 worker.count_accepted();
                 let worker = Rc::clone(&worker);
                 tokio::task::spawn_local(async move {
                     if port.stream {
-                        stream::serve(worker, tcp, peer, port).await;
+                        stream::serve(worker, tcp, (peer, local), port).await;
                     } else {
-                        connection::serve(worker, tcp, peer, port.tls).await;
+                        connection::serve(worker, tcp, (peer, local), port.tls).await;
                     }
                     drop(seat);
                 });
