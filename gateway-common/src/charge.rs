@@ -40,7 +40,9 @@ pub fn charge<T: Words>(
         return Charged::Admitted;
     }
     let cost_ns = if raise == 0 { ceiling.cost_ns(units) } else { ceiling.raised_cost_ns(units, raise) };
-    let moment = if ceiling.is_smooth(cost_ns) { time.by_tick() } else { Moment::exactly(time.now_ns()) };
+    // Whoever is above the general ceiling has no credit but what time brings: to wait for a tick would cost a packet.
+    let by_tick = raise == 0 && ceiling.is_smooth(cost_ns);
+    let moment = if by_tick { time.by_tick() } else { Moment::exactly(time.now_ns()) };
     let attempt = |seen| attempt::<T>(tat, seen, moment, cost_ns, ceiling.depth_ns());
     // Written out: a loop that the compiler keeps has no end for the verifier, which without CAP_PERFMON also follows
     // the branches that a CPU only guesses.

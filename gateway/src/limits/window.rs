@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use papaya::HashMap;
+use rustc_hash::FxBuildHasher;
 
 /// A calendar window (Kong `second` … `year`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,7 +181,8 @@ const OVERFLOW_CELLS: usize = 1 << 12;
 
 /// All counters of the process. They outlive a reload.
 pub struct Windows {
-    counters: HashMap<(u64, Period), Arc<AtomicU64>>,
+    /// Their keys are hashes already.
+    counters: HashMap<(u64, Period), Arc<AtomicU64>, FxBuildHasher>,
     counters_max: usize,
     /// As many cells for each period: two periods in one cell would empty each other's windows.
     overflow: Vec<AtomicU64>,
@@ -196,7 +198,7 @@ impl Windows {
     fn bounded(counters_max: usize) -> Self {
         let cells = OVERFLOW_CELLS * Period::ALL.len();
         let overflow = (0..cells).map(|_| AtomicU64::new(0)).collect();
-        Windows { counters: HashMap::new(), counters_max, overflow }
+        Windows { counters: HashMap::with_hasher(FxBuildHasher), counters_max, overflow }
     }
 
     fn shared_cell(&self, key: u64, period: Period) -> &AtomicU64 {
