@@ -13,6 +13,9 @@ pub struct Options {
     /// Also the peers and the load generator of `cargo xtask bench`
     #[arg(long)]
     pub bench: bool,
+    /// Also what counts instructions (`cargo xtask bench instructions`)
+    #[arg(long)]
+    pub instructions: bool,
 }
 
 /// A program, the Debian packages that bring it, and what needs it.
@@ -37,13 +40,20 @@ const BENCH: &[Need] = &[
     Need { program: "taskset", packages: &["util-linux"], purpose: "pins each process to a core" },
 ];
 
+const INSTRUCTIONS: &[Need] = &[
+    Need { program: "callgrind_control", packages: &["valgrind"], purpose: "it counts the gateway's instructions" },
+    Need { program: "openssl", packages: &["openssl"], purpose: "makes the token" },
+];
+
 /// Installs or names what is missing.
 ///
 /// # Errors
 /// Something is missing that could not be installed; the message names it.
 pub fn run(options: &Options) -> Result<()> {
     let bench: &[Need] = if options.bench { BENCH } else { &[] };
-    let missing: Vec<&Need> = BASE.iter().chain(bench).filter(|need| shell::find(need.program).is_none()).collect();
+    let instructions: &[Need] = if options.instructions { INSTRUCTIONS } else { &[] };
+    let missing: Vec<&Need> =
+        BASE.iter().chain(bench).chain(instructions).filter(|need| shell::find(need.program).is_none()).collect();
     install(&missing)?;
     if options.ebpf {
         ebpf::setup_ebpf()?;

@@ -84,8 +84,7 @@ where
             }
             End::Over(end) => {
                 let mut stream = Pin::into_inner(connection).into_parts().io.into_inner().into_inner();
-                // The peer may be gone already.
-                let _closed = entry.until(Order::Cut, stream.shutdown()).await?;
+                farewell(&mut stream, entry).await?;
                 return Some(end);
             }
             End::Rest => {
@@ -100,12 +99,20 @@ where
             // Empty as they are, they hold hyper's buffer.
             drop(early);
             let Some(first) = rest(&mut stream, entry).await else {
-                let _closed = entry.until(Order::Cut, stream.shutdown()).await;
+                farewell(&mut stream, entry).await?;
                 return None;
             };
             early = first.ok()?;
         }
     }
+}
+
+/// Says goodbye where the protocol has a word for it (RFC 8446 §6.1), before the stream is closed; nothing is returned if the
+/// registry cuts it.
+async fn farewell(stream: &mut (impl AsyncWrite + Unpin), entry: &Entry) -> Option<()> {
+    entry.presence.part();
+    // The peer may be gone already.
+    entry.until(Order::Cut, stream.shutdown()).await.map(drop)
 }
 
 /// Waits for the first byte of the next request; nothing is returned if the connection is to end.

@@ -104,6 +104,7 @@ async fn run(
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;
+    let mut some_rested = false;
     let mut severances = Severances::of(worker.edge.as_ref().map(|edge| &*edge.standings));
     loop {
         tokio::select! {
@@ -120,12 +121,13 @@ async fn run(
                 worker.renew_wall_clock();
                 worker.flush_log();
                 let now_ns = clock::monotonic_ns();
-                if worker.shared.pressure.level() >= Level::Shed {
+                if some_rested || worker.shared.pressure.level() >= Level::Shed {
                     stir_allocator();
                 }
                 worker.pool.sweep(now_ns);
                 worker.streams.sweep(now_ns);
-                worker.registry.sweep(now_ns, &patience(&worker), |reason| worker.count_ended(reason));
+                let tell = |reason| worker.count_ended(reason);
+                some_rested = worker.registry.sweep(now_ns, &patience(&worker), tell);
                 if finishing && worker.connections.get() == 0 {
                     break;
                 }
@@ -176,7 +178,7 @@ impl Severances {
     }
 }
 
-/// The allocator gives freed memory back to the system when it is asked for some, and a worker that sheds asks for
+/// The allocator gives freed memory back to the system when it is asked for some, and a worker that sheds or rests asks for
 /// little: without this what was freed would count as used for ever.
 fn stir_allocator() {
     let blocks: Vec<Vec<u8>> = (12..=22).map(|bits| Vec::with_capacity(1 << bits)).collect();

@@ -25,6 +25,8 @@ pub struct Presence {
     rests: AtomicBool,
     /// hyper is lent the stream, and does not close it.
     lent: AtomicBool,
+    /// The stream is closed as soon as it has said what it has to say.
+    parts: AtomicBool,
 }
 
 /// The patience of a connection's timer.
@@ -71,6 +73,7 @@ impl Presence {
             resets: AtomicBool::new(false),
             rests: AtomicBool::new(false),
             lent: AtomicBool::new(false),
+            parts: AtomicBool::new(false),
         })
     }
 
@@ -95,6 +98,17 @@ impl Presence {
     #[must_use]
     pub fn is_lent(&self) -> bool {
         self.lent.load(Relaxed)
+    }
+
+    /// The stream is closed next, which ends both its directions: to shut one down before would be a system call more.
+    pub fn part(&self) {
+        self.parts.store(true, Relaxed);
+    }
+
+    /// Whether the stream is closed next.
+    #[must_use]
+    pub fn is_parting(&self) -> bool {
+        self.parts.load(Relaxed)
     }
 
     /// The connection has given up its buffers, or has them again.

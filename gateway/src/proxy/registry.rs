@@ -168,12 +168,13 @@ impl Registry {
     }
 
     /// Lets the connections go that have been quiet for long, and cuts those that have had their time. `tell` hears the
-    /// reason of each cut.
-    pub fn sweep(&self, now_ns: u64, patience: &Patience, mut tell: impl FnMut(&'static str)) {
+    /// reason of each cut. True when some are to rest.
+    pub fn sweep(&self, now_ns: u64, patience: &Patience, mut tell: impl FnMut(&'static str)) -> bool {
+        let mut some_rest = false;
         for entry in self.entries.borrow().values() {
             match entry.presence.judge(now_ns, patience) {
                 Finding::Fine => {}
-                Finding::Rest => drop(entry.ask(Order::Rest)),
+                Finding::Rest => some_rest |= entry.ask(Order::Rest),
                 Finding::Quiet => drop(entry.ask(Order::Finish)),
                 Finding::Overdue(reason) => {
                     if entry.ask(Order::Cut) {
@@ -185,6 +186,7 @@ impl Registry {
         for _ in 0..self.lines.sweep(now_ns, patience.write) {
             tell("stream_write");
         }
+        some_rest
     }
 
     /// Closes the connections that `is_cut` names, each with a reset; how many those are.

@@ -9,6 +9,7 @@ mod config_load;
 pub mod duty;
 mod gateway;
 mod idle;
+pub mod instructions;
 mod load;
 mod peers;
 mod plugins;
@@ -29,6 +30,8 @@ pub enum What {
     Peers(proxy::Options),
     /// CPU that plugins add to a request of the bare proxy, and the cost of a 429
     Plugins(plugins::Options),
+    /// Instructions a request in ten ways through the gateway, held to those that are recorded (valgrind)
+    Instructions(instructions::Options),
     /// Accuracy of limits that four gateways share through Redis, and their calls to it; three minutes
     Limits,
     /// A hundred reloads under load: failed requests, streams that were cut, memory, latency
@@ -53,6 +56,7 @@ pub fn run(what: &What) -> Result<()> {
         What::Proxy(length) => proxy::run(&proxy::Options::first(length)),
         What::Peers(options) => proxy::run(options),
         What::Plugins(options) => plugins::run(options),
+        What::Instructions(options) => instructions::run(options),
         What::Reload(options) => reload::run(options),
         What::Load => config_load::run(),
         What::Limits => {

@@ -9,7 +9,7 @@ use super::load::{Clients, Load};
 use super::report::Raw;
 use super::server::{Place, Server};
 use super::{median, peers, tokens};
-use crate::{build, setup, shell};
+use crate::{build, dist, setup, shell};
 
 const PROXY_CORE: usize = 0;
 const LOAD_CORE: usize = 1;
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("two cores are needed: one for the gateway, one for the load and the upstream");
     }
     setup::run(&setup::Options { bench: true, ..setup::Options::default() })?;
-    let binary = build::gateway(if options.release { build::Profile::Release } else { build::Profile::Dist })?;
+    let binary = if options.release { build::gateway(build::Profile::Release)? } else { dist::gateway()? };
     let folder = tempfile::tempdir()?;
     // nginx's workers give up root, and have to reach their files.
     shell::run(std::process::Command::new("chmod").arg("755").arg(folder.path()))?;

@@ -77,6 +77,12 @@ impl Server {
         Ok(server)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time of all its processes so far.
     ///
     /// # Errors

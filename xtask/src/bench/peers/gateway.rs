@@ -48,7 +48,11 @@ pub fn start(stage: &Stage<'_>, program: &Path, duty: Duty) -> Result<Server> {
 }
 
 fn plugins(policy: Policy) -> Value {
-    let limit = |most: u32| json!({"name": "rate-limiting", "config": {"minute": most, "limit_by": "ip"}});
+    // None of the others tells the client where it stands.
+    let limit = |most: u32| {
+        json!({"name": "rate-limiting",
+            "config": {"minute": most, "limit_by": "ip", "hide_client_headers": true}})
+    };
     match policy {
         Policy::None => json!([]),
         Policy::LimitNeverHit => json!([limit(LIMIT_NEVER)]),
