@@ -9,10 +9,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// First size of a read buffer, bytes.
+/// Sizes of a read buffer, bytes, and how many bytes without a pause it takes to get there: whoever takes large bodies fast
+/// costs few system calls, and whoever stops taking them holds no more than it has taken.
 const READ_BYTES_MIN: usize = 16 * 1024;
-/// Size that a read buffer grows to when reads fill it, bytes.
-const READ_BYTES_MAX: usize = 64 * 1024;
+const READ_BYTES_MORE: (usize, usize) = (64 * 1024, 32 * 1024);
+const READ_BYTES_MAX: (usize, usize) = (256 * 1024, 256 * 1024);
 /// A write buffer above this size is freed after use, bytes.
 const WRITE_BYTES_KEPT: usize = 64 * 1024;
 
@@ -40,8 +41,8 @@ pub(super) fn return_write(mut buffer: Vec<u8>) {
 #[derive(Debug, Default)]
 pub(super) struct ReadBuffer {
     bytes: BytesMut,
-    /// The last read filled all the room there was.
-    filled: bool,
+    /// Bytes of the latest reads that each filled all the room there was.
+    run: usize,
 }
 
 impl ReadBuffer {
@@ -71,7 +72,8 @@ impl ReadBuffer {
             self.rest();
         }
         let n = ready!(polled)?;
-        self.filled = n > 0 && self.bytes.len() == self.bytes.capacity();
+        let filled = n > 0 && self.bytes.len() == self.bytes.capacity();
+        self.run = if filled { self.run.saturating_add(n) } else { 0 };
         Poll::Ready(Ok(n))
     }
 
@@ -84,7 +86,8 @@ impl ReadBuffer {
     }
 
     fn make_room(&mut self) {
-        let size = if self.filled { READ_BYTES_MAX } else { READ_BYTES_MIN };
+        let sizes = [READ_BYTES_MAX, READ_BYTES_MORE];
+        let size = sizes.into_iter().find(|(_, from)| self.run >= *from).map_or(READ_BYTES_MIN, |(size, _)| size);
         let wanted = size / 2;
         // Reclaims the memory of what was handed out, if all of that is gone.
         if self.bytes.try_reclaim(wanted) {
