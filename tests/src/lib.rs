@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "a harness that only the tests beside it use")]
 
 pub mod absent;
+pub mod authority;
 pub mod bar;
 pub mod client;
 pub mod deadline;
