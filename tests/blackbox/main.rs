@@ -52,6 +52,7 @@ mod issued_keys;
 mod jwt;
 mod jwt_issued;
 mod key_auth;
+mod ldap_auth;
 mod mtls_auth;
 mod oauth2_introspection;
 mod openid_connect;

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod bar;
 pub mod client;
 pub mod deadline;
+pub mod directory;
 pub mod echo;
 pub mod fleet;
 pub mod gateway;

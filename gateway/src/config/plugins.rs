@@ -190,7 +190,6 @@ const NOT_BUILT: &[&str] = &[
     "grpc-gateway",
     "grpc-web",
     "http-log",
-    "ldap-auth",
     "loggly",
     "oauth2",
     "opentelemetry",

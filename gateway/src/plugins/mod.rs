@@ -208,6 +208,7 @@ pub const REGISTRY: &[Kind] = &[
     auth::mtls_auth::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
+    auth::ldap_auth::KIND,
     auth::basic_auth::KIND,
     auth::openid_connect::KIND,
     auth::hmac_auth::KIND,

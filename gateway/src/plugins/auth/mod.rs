@@ -13,6 +13,7 @@ mod issued;
 pub mod jwt;
 pub mod jwt_token;
 pub mod key_auth;
+pub mod ldap_auth;
 pub mod mtls_auth;
 pub mod oauth2_introspection;
 pub mod openid_connect;
