@@ -65,6 +65,7 @@ mod request_termination;
 mod request_transformer;
 mod response_ratelimiting;
 mod response_transformer;
+mod session;
 
 // The kernel programs.
 mod kernel;

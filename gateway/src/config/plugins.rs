@@ -196,7 +196,6 @@ const NOT_BUILT: &[&str] = &[
     "post-function",
     "pre-function",
     "proxy-cache",
-    "session",
     "standard-webhooks",
     "statsd",
     "syslog",

@@ -5,18 +5,21 @@ pub mod certificate;
 pub mod dn;
 pub mod jwk;
 pub mod keyring;
+pub mod marks;
 pub mod remote;
 mod revoked;
+pub mod session;
 mod verified;
 pub mod verifier;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
 use self::certificate::{Authority, CertificateCredential, Shown};
+use self::marks::Marks;
 pub use self::revoked::Revoked;
 use self::verifier::Verifier;
 
@@ -179,6 +182,8 @@ pub struct Identities {
     jwt: HashMap<String, JwtCredential>,
     /// By the name that the certificate must have.
     certificates: HashMap<(Shown, String), Vec<CertificateCredential>>,
+    /// Made when somebody asks.
+    marks: OnceLock<Marks>,
 }
 
 #[derive(Debug)]

@@ -140,6 +140,8 @@ pub struct Shared {
     pub remote: crate::identity::remote::Remote,
     /// API keys that are made and taken back while it runs.
     pub keyring: Arc<crate::identity::keyring::Keyring>,
+    /// Seals sessions where the configuration has no secret for it.
+    pub session_secret: [u8; 32],
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }
@@ -157,6 +159,7 @@ impl Shared {
             pressure: Default::default(),
             remote: Default::default(),
             keyring: Arc::default(),
+            session_secret: rand::random(),
             hash_keys: Default::default(),
         }
     }
@@ -204,6 +207,7 @@ pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
     auth::bot_detection::KIND,
     protocol::cors::KIND,
+    auth::session::KIND,
     auth::oauth2_introspection::KIND,
     auth::mtls_auth::KIND,
     auth::jwt::KIND,

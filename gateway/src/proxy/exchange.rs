@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode, request};
 use super::body::RequestBody;
 use crate::identity::ConsumerIndex;
 use crate::identity::certificate::Chain;
+use crate::identity::session::Held;
 
 /// What is known of a service by those who log, count and echo.
 #[derive(Debug)]
@@ -170,6 +171,8 @@ pub struct Exchange {
     pub route: Option<RouteRef>,
     /// Who calls, once known.
     pub authenticated: Option<Authenticated>,
+    /// The session by which it was recognised.
+    pub session: Option<Box<Held>>,
     /// Method for the upstream when a plugin changes it.
     pub upstream_method: Option<http::Method>,
     /// `Host` for the upstream when a plugin changes it.
@@ -246,6 +249,7 @@ impl Exchange {
             started_unix_ns: 1_700_000_000_000_000_000,
             route: None,
             authenticated: None,
+            session: None,
             upstream_method: None,
             upstream_host: None,
             response_headers: Vec::new(),

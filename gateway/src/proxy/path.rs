@@ -92,6 +92,7 @@ pub fn serve(
         started_unix_ns: worker.wall_ns(origin.started_ns),
         route: None,
         authenticated: None,
+        session: None,
         upstream_method: None,
         upstream_host: None,
         response_headers: Vec::new(),

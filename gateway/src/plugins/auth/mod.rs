@@ -17,6 +17,7 @@ pub mod ldap_auth;
 pub mod mtls_auth;
 pub mod oauth2_introspection;
 pub mod openid_connect;
+pub mod session;
 
 use std::sync::Arc;
 
