@@ -84,8 +84,7 @@ impl Directory {
         stream.write_all(&bind(name, password)).await?;
         stream.flush().await?;
         let answer = read(&mut stream).await?;
-        let code = result_of(&answer, BIND_ID, BIND_RESPONSE)?;
-        let verdict = judge(code);
+        let verdict = verdict_of(&answer);
         // The directory closes; nothing depends on whether it hears it.
         let _ = stream.write_all(&message(BIND_ID + 1, &ber::element(UNBIND_REQUEST, &[]))).await;
         let _ = stream.shutdown().await;
@@ -113,6 +112,14 @@ fn bind(name: &str, password: &[u8]) -> Vec<u8> {
     let name = ber::element(ber::OCTETS, &[name.as_bytes()]);
     let password = ber::element(FIRST, &[password]);
     message(BIND_ID, &ber::element(BIND_REQUEST, &[&version, &name, &password]))
+}
+
+/// What the answer to a bind means.
+///
+/// # Errors
+/// It is no such answer, or one that says nothing of the name and the password.
+pub fn verdict_of(answer: &[u8]) -> Result<Verdict, Error> {
+    judge(result_of(answer, BIND_ID, BIND_RESPONSE)?)
 }
 
 /// One whole message and nothing behind it: who speaks out of turn before TLS would be believed within it.
