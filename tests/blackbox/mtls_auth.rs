@@ -221,6 +221,25 @@ fn a_certificate_without_its_key_is_worth_nothing() {
     }
 }
 
+/// What a client shows stays with its connection.
+#[test]
+fn a_chain_has_an_end() {
+    let scene = Scene::new();
+    let gateway = scene.start();
+    for (count, fits) in [(15, true), (16, false)] {
+        let mut long = scene.root.issue(&Leaf::of("ann"));
+        long.lengthen(&scene.other, count);
+        let client = Client::try_connect_tls(gateway.proxy_tls(), "a.test", config(&long));
+        let answer = client.and_then(|mut client| client.try_send(&Request::get("/plain")));
+        assert_eq!(answer.is_ok_and(|reply| reply.status == 200), fits, "{count} more");
+    }
+    let names: Vec<String> = (0..3000).map(|at| format!("name-{at}.a.test")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let large = scene.root.issue(&Leaf { dns: &names, ..Leaf::of("ann") });
+    let client = Client::try_connect_tls(gateway.proxy_tls(), "a.test", config(&large));
+    assert!(client.and_then(|mut client| client.try_send(&Request::get("/plain"))).is_err());
+}
+
 #[test]
 fn authorities_between_are_shown_or_known() {
     let scene = Scene::new();

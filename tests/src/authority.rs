@@ -127,6 +127,11 @@ impl Identity {
         Identity { chain: vec![certificate.der().clone()], key: key.serialize_der() }
     }
 
+    /// Shows an authority's certificate besides, so many times.
+    pub fn lengthen(&mut self, authority: &Authority, count: usize) {
+        self.chain.extend(std::iter::repeat_n(authority.issuer.der().clone(), count));
+    }
+
     /// Somebody else's certificate with one's own key.
     pub fn stolen(&self) -> Self {
         Identity { chain: self.chain.clone(), key: KeyPair::generate().expect("a key").serialize_der() }

@@ -9,9 +9,10 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signatur
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ResolvesServerCert, ServerConfig};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::snapshot::{Protocols, Route};
+use crate::identity::certificate::Chain;
 use crate::plugins::CertificateRequest;
 use crate::router::pattern::HostPattern;
 
@@ -131,7 +132,7 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     aws_lc_rs::default_provider().signature_verification_algorithms
 }
 
-/// Takes any certificate from whoever has its key, and whoever has none.
+/// Takes any certificate that is not too long from whoever has its key, and whoever has none.
 #[derive(Debug)]
 struct AnyHolder {
     hints: Vec<DistinguishedName>,
@@ -149,10 +150,14 @@ impl ClientCertVerifier for AnyHolder {
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        own: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        // It would be kept as long as the connection.
+        if !Chain::fits(&[own].into_iter().chain(between).collect::<Vec<_>>()) {
+            return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+        }
         Ok(ClientCertVerified::assertion())
     }
 

@@ -1,5 +1,5 @@
-//! Chains that were found good lately: checking one costs more than all the rest of a request. Each thread remembers its own,
-//! bounded; only what was good is remembered, and never beyond the time at which it ends.
+//! Chains that were checked lately: checking one costs more than all the rest of a request, and a bad one may be made to cost
+//! more than a good one. Each thread remembers its own, bounded; what was good never beyond the time at which it ends.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Chain, Trust, Verified};
 
-/// Chains of one generation that a thread keeps; there are two.
+/// Chains of one generation that a thread keeps; there are two, of good ones and of bad ones each.
 const GENERATION_MAX: usize = 1024;
+/// How long a bad one is remembered at most, seconds: its time may yet come.
+const BAD_S: f64 = 10.0;
 
 /// What is remembered for one set of authorities, which no other one of the process shares.
 pub struct Memory {
@@ -18,17 +20,18 @@ pub struct Memory {
     ttl_s: f64,
 }
 
-/// The memory, the chain, and until when it is believed, seconds since 1970.
-type Known = HashMap<(u64, [u8; 32]), (Rc<Verified>, f64)>;
+/// The memory and the chain.
+type Key = (u64, [u8; 32]);
 
-#[derive(Default)]
-struct Generations {
-    young: Known,
-    old: Known,
+/// What was found, and until when that is believed, seconds since 1970.
+struct Generations<T> {
+    young: HashMap<Key, (T, f64)>,
+    old: HashMap<Key, (T, f64)>,
 }
 
 thread_local! {
-    static GOOD: RefCell<Generations> = RefCell::default();
+    static GOOD: RefCell<Generations<Rc<Verified>>> = RefCell::default();
+    static BAD: RefCell<Generations<webpki::Error>> = RefCell::default();
 }
 
 impl Memory {
@@ -49,29 +52,45 @@ impl Memory {
         if let Some(known) = GOOD.with_borrow_mut(|good| good.find(&key, now)) {
             return Ok(known);
         }
-        let verified = Rc::new(trust.verify(chain, now_ns / 1_000_000_000)?);
-        if self.ttl_s > 0.0 {
-            // The second in which it ends is its last one.
-            let until = (now + self.ttl_s).min(verified.until_s as f64 + 1.0);
-            GOOD.with_borrow_mut(|good| good.keep(key, (Rc::clone(&verified), until)));
+        if let Some(known) = BAD.with_borrow_mut(|bad| bad.find(&key, now)) {
+            return Err(known);
         }
-        Ok(verified)
+        match trust.verify(chain, now_ns / 1_000_000_000) {
+            Ok(verified) => {
+                let verified = Rc::new(verified);
+                // The second in which it ends is its last one.
+                let until = (now + self.ttl_s).min(verified.until_s as f64 + 1.0);
+                GOOD.with_borrow_mut(|good| good.keep(key, (Rc::clone(&verified), until)));
+                Ok(verified)
+            }
+            Err(error) => {
+                let until = now + self.ttl_s.min(BAD_S);
+                BAD.with_borrow_mut(|bad| bad.keep(key, (error.clone(), until)));
+                Err(error)
+            }
+        }
     }
 }
 
-impl Generations {
-    fn find(&mut self, key: &(u64, [u8; 32]), now: f64) -> Option<Rc<Verified>> {
-        if let Some((verified, until)) = self.young.get(key) {
-            return (now < *until).then(|| Rc::clone(verified));
+impl<T> Default for Generations<T> {
+    fn default() -> Self {
+        Generations { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<T: Clone> Generations<T> {
+    fn find(&mut self, key: &Key, now: f64) -> Option<T> {
+        if let Some((found, until)) = self.young.get(key) {
+            return (now < *until).then(|| found.clone());
         }
-        let (verified, until) = self.old.remove(key)?;
+        let (found, until) = self.old.remove(key)?;
         (now < until).then(|| {
-            self.keep(*key, (Rc::clone(&verified), until));
-            verified
+            self.keep(*key, (found.clone(), until));
+            found
         })
     }
 
-    fn keep(&mut self, key: (u64, [u8; 32]), value: (Rc<Verified>, f64)) {
+    fn keep(&mut self, key: Key, value: (T, f64)) {
         if self.young.len() >= GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
         }
@@ -81,32 +100,25 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::Names;
     use super::*;
-
-    fn verified() -> Rc<Verified> {
-        Rc::new(Verified { authority: Arc::from("a"), names: Names::default(), until_s: 100 })
-    }
 
     #[test]
     fn what_is_known_ends() {
         let mut good = Generations::default();
-        good.keep((1, [1; 32]), (verified(), 50.0));
-        assert!(good.find(&(1, [1; 32]), 49.9).is_some());
-        assert!(good.find(&(1, [1; 32]), 50.0).is_none());
-        assert!(good.find(&(2, [1; 32]), 1.0).is_none(), "another plugin's authorities");
-        assert!(good.find(&(1, [2; 32]), 1.0).is_none());
+        good.keep((1, [1; 32]), ("good", 50.0));
+        assert_eq!(good.find(&(1, [1; 32]), 49.9), Some("good"));
+        assert_eq!(good.find(&(1, [1; 32]), 50.0), None);
+        assert_eq!(good.find(&(2, [1; 32]), 1.0), None, "another plugin's authorities");
+        assert_eq!(good.find(&(1, [2; 32]), 1.0), None);
     }
 
     #[test]
     fn what_is_in_use_outlives_a_flood_and_memory_has_a_bound() {
         let mut good = Generations::default();
-        good.keep((0, [0; 32]), (verified(), 50.0));
+        good.keep((0, [0; 32]), (0, 50.0));
         for at in 0..10 * GENERATION_MAX as u64 {
-            good.keep((at + 1, [1; 32]), (verified(), 50.0));
-            assert!(good.find(&(0, [0; 32]), 1.0).is_some());
+            good.keep((at + 1, [1; 32]), (1, 50.0));
+            assert_eq!(good.find(&(0, [0; 32]), 1.0), Some(0));
         }
         assert!(good.young.len() <= GENERATION_MAX && good.old.len() <= GENERATION_MAX);
     }

@@ -14,8 +14,9 @@ pub use self::names::Names;
 pub use self::trust::{Authority, Trust, Verified};
 use super::{ConsumerIndex, Identities, digest};
 
-/// The most certificates of one chain that are looked at.
-pub const CHAIN_MAX: usize = 16;
+/// The most certificates of one chain, and their bytes: each connection may hold one twice.
+const CHAIN_MAX: usize = 16;
+const CHAIN_BYTES_MAX: usize = 32 << 10;
 
 /// What a client showed: its own certificate first.
 #[derive(Debug)]
@@ -27,10 +28,16 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// A chain of certificates; nothing when there is none, or too many.
+    /// Whether a chain is short enough to be looked at.
+    #[must_use]
+    pub fn fits(certificates: &[&CertificateDer<'_>]) -> bool {
+        certificates.len() <= CHAIN_MAX && certificates.iter().map(|one| one.len()).sum::<usize>() <= CHAIN_BYTES_MAX
+    }
+
+    /// A chain of certificates; nothing when there is none, or one that is too long.
     #[must_use]
     pub fn of(certificates: Vec<CertificateDer<'static>>) -> Option<Self> {
-        if certificates.is_empty() || certificates.len() > CHAIN_MAX {
+        if certificates.is_empty() || !Self::fits(&certificates.iter().collect::<Vec<_>>()) {
             return None;
         }
         let mut bytes = Vec::with_capacity(certificates.iter().map(|certificate| certificate.len() + 8).sum());
