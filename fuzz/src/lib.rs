@@ -6,7 +6,11 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use gateway::ber;
 use gateway::config::{Bundle, Load, compile};
+use gateway::identity::certificate::Names;
+use gateway::identity::dn;
+use gateway::identity::remote::ldap::verdict_of;
 use gateway::plugins::Shared;
 use gateway::plugins::auth::jwt_token;
 use gateway::proxy::h1::{Connection, Limits, Reply, RequestHead};
@@ -21,10 +25,12 @@ use tokio::io::AsyncWriteExt;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
+    ("certificate", certificate),
     ("config", config),
     ("host", host),
     ("jwt", jwt),
+    ("ldap", ldap),
     ("packet", packet_parser),
     ("path", path),
     ("response", response),
@@ -161,6 +167,29 @@ pub fn jwt(data: &[u8]) {
         assert!(!token.header.contains_key(refused), "{refused}");
     }
     assert!(jwt_token::parse(&[data, b"="].concat()).is_err() && jwt_token::parse(&[data, b"."].concat()).is_err());
+}
+
+/// A certificate is read whole or not at all, and what it says stays within its parts.
+pub fn certificate(data: &[u8]) {
+    let Some(names) = Names::of(data) else { return };
+    let size = ber::size(data).ok().flatten().expect("an element");
+    assert!(size <= data.len() && Names::of(&data[..size]).is_some_and(|again| again == names));
+    assert!(Names::of(&data[..size - 1]).is_none(), "cut short");
+    assert!(names.all().all(|name| !name.is_empty() && name.len() <= 2 * data.len()));
+    // No value of a name begins another part of it.
+    let value = names.common_name.as_deref().unwrap_or_default();
+    let escaped = dn::escaped(value);
+    assert!(!escaped.replace("\\\\", "").replace("\\,", "").contains(','), "{escaped}");
+    assert!(!escaped.chars().any(char::is_control), "{escaped:?}");
+}
+
+/// Only the answer to our question opens, and only when it is there as a whole.
+pub fn ldap(data: &[u8]) {
+    let Ok(verdict) = verdict_of(data) else { return };
+    let size = ber::size(data).ok().flatten().expect("an element");
+    assert!(size <= data.len() && data.first() == Some(&0x30));
+    assert_eq!(verdict_of(&data[..size]).ok(), Some(verdict));
+    assert!(verdict_of(&data[..size - 1]).is_err(), "cut short");
 }
 
 /// A frame cut short says no more than the whole one, and never something else.

@@ -372,7 +372,7 @@ impl Control for App {
         let snapshot = self.running.current();
         let index = snapshot.identities.consumer_named(consumer)?;
         let credentials = snapshot.identities.credentials_of(index);
-        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(id))).collect())
+        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(&*id))).collect())
     }
 
     async fn status(&self) -> serde_json::Value {

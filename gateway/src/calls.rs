@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use crate::proxy::transport::{self, TlsClients};
+use crate::proxy::transport::{self, TlsClients, Transport};
 
 /// What is asked.
 #[derive(Clone, Debug)]
@@ -43,7 +43,8 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// Why nothing came of it.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Asks other servers. Nothing is asked before it is told whom to trust.
 #[derive(Default)]
@@ -91,6 +92,26 @@ impl Calls {
             Ok(answer) => answer.map_err(|error| format!("{host}: {error}")),
             Err(_) => Err(format!("{host}: no answer in {:?}", question.timeout)),
         }
+    }
+
+    /// Opens a connection to a host, by TLS when `tls` says whether its certificate is verified.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open(&self, host: &str, port: u16, tls: Option<bool>, end: Instant) -> Result<Transport, Error> {
+        let clients = self.0.get().ok_or("nothing is asked yet")?;
+        let at: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+        let tls = tls.map(|verify| (host, verify));
+        Ok(transport::open_first(&at, end, |address| transport::open(address, tls, clients)).await?)
+    }
+
+    /// Puts TLS on a plain connection to a host.
+    ///
+    /// # Errors
+    /// Those of the handshake.
+    pub async fn secure(&self, plain: Transport, host: &str, verify: bool) -> Result<Transport, Error> {
+        let clients = self.0.get().ok_or("nothing is asked yet")?;
+        Ok(transport::secure(plain, (host, verify), clients).await?)
     }
 
     async fn exchange(&self, question: &Question, at: &[SocketAddr], end: Instant) -> Result<Answer, Error> {

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod app;
 pub mod background;
+pub mod ber;
 pub mod calls;
 pub mod cli;
 pub mod clock;

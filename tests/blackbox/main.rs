@@ -45,12 +45,15 @@ mod circuit_breaker;
 mod correlation_id;
 mod cors;
 mod file_log;
+mod header_cert_auth;
 mod hmac_auth;
 mod ip_restriction;
 mod issued_keys;
 mod jwt;
 mod jwt_issued;
 mod key_auth;
+mod ldap_auth;
+mod mtls_auth;
 mod oauth2_introspection;
 mod openid_connect;
 mod prometheus;
@@ -62,6 +65,7 @@ mod request_termination;
 mod request_transformer;
 mod response_ratelimiting;
 mod response_transformer;
+mod session;
 
 // The kernel programs.
 mod kernel;

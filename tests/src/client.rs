@@ -3,8 +3,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use socket2::{Domain, Socket, Type};
 
 use crate::message::Reply;
@@ -137,11 +139,17 @@ impl Client {
     /// Connects by TLS with the server name `sni`, offering HTTP/1.1 only.
     #[track_caller]
     pub fn connect_tls(to: SocketAddr, sni: &str) -> Self {
+        Self::try_connect_tls(to, sni, tls::client_config(&[b"http/1.1"]))
+            .unwrap_or_else(|error| panic!("TLS to {to} as {sni}: {error}"))
+    }
+
+    /// As [`Client::connect_tls`] with a configuration of one's own, where a refusal is an outcome.
+    #[track_caller]
+    pub fn try_connect_tls(to: SocketAddr, sni: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let plain = Self::connect(to);
-        let stream = tls::client(plain.wire.into_parts().0, sni, &[b"http/1.1"])
-            .unwrap_or_else(|error| panic!("TLS to {to} as {sni}: {error}"));
+        let stream = tls::client_with(plain.wire.into_parts().0, sni, config)?;
         let certificate = tls::peer_certificate(&stream.conn);
-        Self { wire: Wire::new(Box::new(stream)), socket: plain.socket, certificate }
+        Ok(Self { wire: Wire::new(Box::new(stream)), socket: plain.socket, certificate })
     }
 
     /// Sends the request and reads its answer.

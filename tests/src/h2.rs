@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,9 +31,14 @@ pub fn send_clear(to: SocketAddr, requests: &[Request]) -> Vec<Reply> {
 /// As [`send_clear`] by TLS with the server name `sni`; panics if ALPN does not choose `h2`.
 #[track_caller]
 pub fn send_tls(to: SocketAddr, sni: &str, requests: &[Request]) -> Vec<Reply> {
+    send_tls_with(to, sni, tls::client_config(&[b"h2", b"http/1.1"]), requests)
+}
+
+/// The same with a configuration of one's own.
+#[track_caller]
+pub fn send_tls_with(to: SocketAddr, sni: &str, config: Arc<ClientConfig>, requests: &[Request]) -> Vec<Reply> {
     block_on(async {
         let stream = TcpStream::connect(to).await?;
-        let config = tls::client_config(&[b"h2", b"http/1.1"]);
         let name = ServerName::try_from(sni.to_owned())?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
         let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);

@@ -5,9 +5,11 @@
 #![allow(missing_docs, reason = "a harness that only the tests beside it use")]
 
 pub mod absent;
+pub mod authority;
 pub mod bar;
 pub mod client;
 pub mod deadline;
+pub mod directory;
 pub mod echo;
 pub mod fleet;
 pub mod gateway;

@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use crate::{build, shell};
 
 /// Targets of `fuzz/`, and the one over the wire.
-const TARGETS: [&str; 7] = ["config", "host", "jwt", "packet", "path", "response", "sanitize"];
+const TARGETS: [&str; 9] = ["certificate", "config", "host", "jwt", "ldap", "packet", "path", "response", "sanitize"];
 const WIRE: &str = "wire";
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// One target only: config, host, jwt, packet, path, response, sanitize, or wire (default: all)
+    /// One target only: certificate, config, host, jwt, ldap, packet, path, response, sanitize, or wire (default: all)
     target: Option<String>,
     /// Minutes for each target of libFuzzer
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]

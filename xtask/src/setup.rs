@@ -28,6 +28,7 @@ struct Need {
 const BASE: &[Need] = &[
     Need { program: "cc", packages: &["gcc", "libc6-dev"], purpose: "the cryptography library is built from C" },
     Need { program: "ip", packages: &["iproute2"], purpose: "tests and the demo make network namespaces" },
+    Need { program: "slapd", packages: &["slapd"], purpose: "tests ask a directory" },
     Need { program: "setpriv", packages: &["util-linux"], purpose: "the demo's processes end with it" },
 ];
 

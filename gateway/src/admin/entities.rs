@@ -21,12 +21,16 @@ const ALIASES: &[(&str, &str)] = &[
     ("jwts", "jwt_secrets"),
     ("basic-auths", "basicauth_credentials"),
     ("hmac-auths", "hmacauth_credentials"),
+    ("mtls-auths", "mtls_auth_credentials"),
+    ("header-cert-auths", "header_cert_auth_credentials"),
     ("oauth2", "oauth2_credentials"),
     ("key-sets", "key_sets"),
     ("key-auth", "keyauth_credentials"),
     ("jwt", "jwt_secrets"),
     ("basic-auth", "basicauth_credentials"),
     ("hmac-auth", "hmacauth_credentials"),
+    ("mtls-auth", "mtls_auth_credentials"),
+    ("header-cert-auth", "header_cert_auth_credentials"),
 ];
 
 /// Singular addresses of the entity that another refers to.

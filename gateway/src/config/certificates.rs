@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -52,7 +51,7 @@ impl ResolvesServerCert for BySni {
 }
 
 /// Reads `certificates` with their nested names, and top-level `snis`; nothing when the file has none.
-pub fn read(root: &Fields<'_>) -> Option<Arc<ServerConfig>> {
+pub fn read(root: &Fields<'_>) -> Option<Arc<dyn ResolvesServerCert>> {
     let mut by_sni = BySni::default();
     let mut by_id: HashMap<String, Arc<CertifiedKey>> = HashMap::new();
     for node in root.list("certificates").unwrap_or_default() {
@@ -95,7 +94,7 @@ pub fn read(root: &Fields<'_>) -> Option<Arc<ServerConfig>> {
             (None, _) => {}
         }
     }
-    by_sni.default.is_some().then(|| Arc::new(server_config(by_sni)))
+    by_sni.default.is_some().then(|| Arc::new(by_sni) as Arc<dyn ResolvesServerCert>)
 }
 
 fn name_of(node: &Node) -> Option<String> {
@@ -118,10 +117,4 @@ fn certified(cert: &str, key: &str) -> Result<CertifiedKey, String> {
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| "`key` is no PEM private key".to_owned())?;
     CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())
         .map_err(|e| format!("`cert` and `key` do not fit: {e}"))
-}
-
-fn server_config(by_sni: BySni) -> ServerConfig {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(by_sni));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config
 }

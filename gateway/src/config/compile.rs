@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::handshake::Handshake;
 use super::parts::Parts;
 use super::prepare::{self, Dialect};
 use super::snapshot::{Counts, Snapshot};
@@ -112,17 +113,18 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
     let f = Fields::of(tree, "the file", report)?;
     foreign(&f);
     let keys = keys::read(&f);
-    let tls = certificates::read(&f);
-    let settings = settings::read(f.node("gateway"), tls.is_some(), &load.env, report);
+    let authorities = keys::authorities(&f);
+    let certificates = certificates::read(&f);
+    let settings = settings::read(f.node("gateway"), certificates.is_some(), &load.env, report);
     let upstream_nodes = f.list("upstreams").unwrap_or_default();
     let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), shared, report);
-    let consumers::Read { identities, plugins: of_consumers, group_plugins } = consumers::read(&f);
+    let consumers::Read { identities, plugins: of_consumers, group_plugins } = consumers::read(&f, authorities);
     let identities = Arc::new(identities);
 
     let mut parts = Parts::new(settings.router_flavor, report);
     let nested = parts.services(f.list("services").unwrap_or_default(), &upstreams);
     parts.routes(nested, f.list("routes").unwrap_or_default());
-    let Parts { names, mut drafts, services, mut routes, matchers, rules, of_table, streams, .. } = parts;
+    let Parts { names, mut drafts, services, mut routes, snis, matchers, rules, of_table, streams, .. } = parts;
     let everywhere = f.list("plugins").unwrap_or_default();
     drafts.extend(everywhere.iter().map(|node| plugins::Draft { node, scope: plugins::Scope::default() }));
     drafts.extend(of_consumers.iter().map(|(node, index)| plugins::Draft {
@@ -145,6 +147,7 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
         plugins: declarations.len(),
         upstreams: upstreams.len(),
     };
+    let tls = certificates.map(|certificates| Handshake::new(certificates, routes.iter().zip(snis)));
     Some(Snapshot {
         settings,
         groups: upstreams.into_values().map(|(_, group)| group).collect(),
@@ -152,7 +155,7 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
         routes,
         router: Routes::new(rules, Router::new(matchers), of_table),
         stream: StreamRouter::new(streams),
-        stream_tls: tls.as_deref().map(without_alpn),
+        stream_tls: tls.as_ref().map(Handshake::for_streams),
         unmatched: index.unmatched(),
         identities,
         tls,
@@ -163,12 +166,6 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
         load: Arc::clone(load),
         kept: std::sync::Mutex::default(),
     })
-}
-
-fn without_alpn(config: &rustls::ServerConfig) -> Arc<rustls::ServerConfig> {
-    let mut config = config.clone();
-    config.alpn_protocols.clear();
-    Arc::new(config)
 }
 
 /// Keys of the root that say nothing here, and those that say what is not built.

@@ -1,12 +1,14 @@
 //! Kong's `consumers` and their credentials.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::compile::{duplicate, reference};
 use super::{consumer_groups, ids};
 use crate::document::{Fields, Node, Place, Report, Value};
+use crate::identity::certificate::{Authority, CertificateCredential, Shown};
 use crate::identity::verifier::verifier;
 use crate::identity::{
     ApiKey, BasicCredential, Consumer, ConsumerIndex, GroupIndex, HmacCredential, Identities, JwtAlgorithm, JwtSecret,
@@ -28,15 +30,23 @@ pub struct Read<'a> {
 const NOT_BUILT: &[&str] = &["oauth2_credentials"];
 
 /// Credentials that are read.
-const BUILT: [&str; 5] =
-    ["jwt_secrets", "keyauth_credentials", "basicauth_credentials", "hmacauth_credentials", "acls"];
+const BUILT: [&str; 7] = [
+    "jwt_secrets",
+    "keyauth_credentials",
+    "basicauth_credentials",
+    "hmacauth_credentials",
+    "mtls_auth_credentials",
+    "header_cert_auth_credentials",
+    "acls",
+];
 
 /// Reads the consumers with all that is nested, then the top-level credentials.
-pub fn read<'a>(root: &Fields<'a>) -> Read<'a> {
+pub fn read<'a>(root: &Fields<'a>, authorities: HashMap<String, Arc<Authority>>) -> Read<'a> {
     let report = root.report;
     // `_transform: false` says that secrets stand in the file in the form in which they are stored.
     let stored = root.node("_transform").is_some_and(|node| matches!(node.value, Value::Bool(false)));
     let mut read = Read::default();
+    read.identities.authorities = authorities;
     let mut members = consumer_groups::read(root, &mut read.identities);
     read.group_plugins = std::mem::take(&mut members.plugins);
     let mut own_groups: Vec<(&Node, ConsumerIndex)> = Vec::new();
@@ -151,6 +161,8 @@ fn credential(
         "keyauth_credentials" => api_key(&f, index, identities),
         "basicauth_credentials" => basic(&f, index, identities, stored),
         "hmacauth_credentials" => hmac(&f, index, identities),
+        "mtls_auth_credentials" => certificate(&f, kind, Shown::InHandshake, index, identities),
+        "header_cert_auth_credentials" => certificate(&f, kind, Shown::InHeader, index, identities),
         _ => jwt_secret(&f, index, identities),
     }
 }
@@ -161,6 +173,7 @@ fn known_of(kind: &str) -> &'static [&'static str] {
         "keyauth_credentials" => &["key", "ttl"],
         "basicauth_credentials" => &["username", "password"],
         "hmacauth_credentials" => &["username", "secret"],
+        "mtls_auth_credentials" | "header_cert_auth_credentials" => &["subject_name", "ca_certificate"],
         _ => &["key", "secret", "algorithm", "rsa_public_key"],
     }
 }
@@ -229,6 +242,27 @@ fn hmac(f: &Fields<'_>, index: ConsumerIndex, identities: &mut Identities) {
     let secret = secret.into_bytes().into_boxed_slice();
     if !identities.add_hmac(&username, HmacCredential { id, consumer: index, secret }) {
         duplicate(f.report, f.place_of("username"), "hmacauth_credentials", ("username", &username), None);
+    }
+}
+
+fn certificate(f: &Fields<'_>, kind: &str, shown: Shown, consumer: ConsumerIndex, identities: &mut Identities) {
+    let subject = f.required_string("subject_name");
+    let id = ids::of_entity(f, kind, None).to_string();
+    let given = f.node("ca_certificate").map(|node| (node.place, reference(node).unwrap_or_default()));
+    let authority = match given {
+        None => None,
+        Some((place, name)) => {
+            let id = uuid::Uuid::parse_str(&name).map_or(name, |id| id.to_string());
+            if !identities.authorities.contains_key(&id) {
+                let words = format!("invalid reference 'ca_certificate: {id}' (no such entry in 'ca_certificates')");
+                return f.report.error(place, words);
+            }
+            Some(id)
+        }
+    };
+    let Some(subject) = subject else { return };
+    if !identities.add_certificate(shown, &subject, CertificateCredential { id, consumer, authority }) {
+        duplicate(f.report, f.place_of("subject_name"), kind, ("subject_name", &subject), None);
     }
 }
 

@@ -2,20 +2,21 @@
 //! verifies with them. References through vaults were replaced before.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::compile::{duplicate, reference};
 use super::ids;
+use crate::clock;
 use crate::document::{Fields, Place};
+use crate::identity::certificate::Authority;
 use crate::identity::digest;
 
 /// What others verify with.
 #[derive(Debug, Default)]
 pub struct Keys {
-    /// Authorities by UUID.
-    pub authorities: HashMap<String, CertificateDer<'static>>,
     /// Public and private keys.
     pub keys: Vec<Key>,
 }
@@ -38,14 +39,15 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// Reads the four lists.
+/// Reads the other three lists.
 pub fn read(root: &Fields<'_>) -> Keys {
     vaults(root);
     let sets = key_sets(root);
-    Keys { authorities: authorities(root), keys: keys(root, &sets) }
+    Keys { keys: keys(root, &sets) }
 }
 
-fn authorities(root: &Fields<'_>) -> HashMap<String, CertificateDer<'static>> {
+/// Reads `ca_certificates`, by UUID.
+pub fn authorities(root: &Fields<'_>) -> HashMap<String, Arc<Authority>> {
     let mut found = HashMap::new();
     for node in root.list("ca_certificates").unwrap_or_default() {
         let Some(f) = Fields::of(node, "ca_certificate", root.report) else { continue };
@@ -54,9 +56,17 @@ fn authorities(root: &Fields<'_>) -> HashMap<String, CertificateDer<'static>> {
         let Some(cert) = f.required_string("cert") else { continue };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert.as_bytes()).collect();
         match certificates.as_deref() {
-            Ok([only]) => {
-                found.insert(id, only.clone());
-            }
+            Ok([only]) => match Authority::of(&id, only.clone()) {
+                Ok(authority) => {
+                    if !authority.names.holds_at(clock::unix_ns() / 1_000_000_000) {
+                        let words =
+                            "the ca_certificate has expired, or does not hold yet: nothing that it vouches for passes";
+                        f.report.warn(f.place_of("cert"), words);
+                    }
+                    found.insert(id, Arc::new(authority));
+                }
+                Err(what) => f.report.error(f.place_of("cert"), format!("`cert` of a ca_certificate: {what}")),
+            },
             _ => f.report.mismatch(f.place_of("cert"), "`cert` of a ca_certificate", "exactly one PEM certificate"),
         }
     }

@@ -10,6 +10,7 @@ mod consumers;
 mod edge;
 pub mod entities;
 mod flatten;
+pub mod handshake;
 mod ids;
 mod keys;
 pub mod marks;

@@ -10,6 +10,7 @@ use super::settings::Flavor;
 use super::snapshot::{Route, Service};
 use super::{routes, services, stream};
 use crate::document::{Node, Place, Report, Value};
+use crate::router::pattern::HostPattern;
 use crate::router::stream::StreamMatchers;
 use crate::router::{Matchers, Rule};
 
@@ -23,6 +24,8 @@ pub struct Parts<'a> {
     pub services: Vec<Service>,
     /// Routes; those of streams come last.
     pub routes: Vec<Route>,
+    /// The names that a route is for, of TLS clients; without any it is for all.
+    pub snis: Vec<Option<Vec<HostPattern>>>,
     /// What the router's table asks.
     pub matchers: Vec<Matchers>,
     /// Which route each place of the table is.
@@ -48,6 +51,7 @@ impl<'a> Parts<'a> {
             drafts: Vec::new(),
             services: Vec::new(),
             routes: Vec::new(),
+            snis: Vec::new(),
             matchers: Vec::new(),
             of_table: Vec::new(),
             rules: Vec::new(),
@@ -106,6 +110,9 @@ impl<'a> Parts<'a> {
         self.names.add("routes", &draft.id, &draft.name, draft.place);
         let scope = Scope { route: Some(index), ..Scope::default() };
         self.drafts.extend(draft.plugins.iter().map(|node| Draft { node, scope }));
+        // An expression may ask for names as well, and for other things instead.
+        let snis = Some(&draft.matchers.snis).filter(|snis| !snis.is_empty() && draft.rule.is_none());
+        self.snis.push(snis.cloned());
         match draft.rule {
             Some(rule) => self.rules.push(rule),
             None => {

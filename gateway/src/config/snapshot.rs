@@ -9,6 +9,7 @@ use http::HeaderValue;
 
 use super::compile::Load;
 use super::entities::Entities;
+use super::handshake::Handshake;
 use super::keys::Keys;
 use super::settings::Settings;
 use super::sources::Bundle;
@@ -253,11 +254,11 @@ pub struct Snapshot {
     pub unmatched: Chain,
     /// Consumers and credentials.
     pub identities: Arc<Identities>,
-    /// Certificates by SNI; absent without `certificates`.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// TLS of clients, with certificates by SNI; absent without `certificates`.
+    pub tls: Option<Handshake>,
     /// Counts of entities, for the status.
     pub counts: Counts,
-    /// Keys, key sets and authorities.
+    /// Keys and key sets.
     pub keys: Keys,
     /// SHA-256 of the texts, hexadecimal.
     pub hash: String,

@@ -1,18 +1,25 @@
 //! Who may call: consumers, their groups and credentials, indexed once when the configuration is compiled. Read-only while
 //! requests run; secrets stay in here and are never printed.
 
+pub mod certificate;
+pub mod dn;
 pub mod jwk;
 pub mod keyring;
+pub mod marks;
 pub mod remote;
 mod revoked;
+pub mod session;
 mod verified;
 pub mod verifier;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
+use self::certificate::{Authority, CertificateCredential, Shown};
+use self::marks::Marks;
 pub use self::revoked::Revoked;
 use self::verifier::Verifier;
 
@@ -165,12 +172,18 @@ pub struct Identities {
     pub consumers: Vec<Consumer>,
     /// Consumer groups by index.
     pub consumer_groups: Vec<ConsumerGroup>,
+    /// Authorities of client certificates by UUID.
+    pub authorities: HashMap<String, Arc<Authority>>,
     by_name: HashMap<String, ConsumerIndex>,
     by_custom_id: HashMap<String, ConsumerIndex>,
     keys: HashMap<[u8; 32], Arc<ApiKey>>,
     basic: HashMap<String, BasicCredential>,
     hmac: HashMap<String, HmacCredential>,
     jwt: HashMap<String, JwtCredential>,
+    /// By the name that the certificate must have.
+    certificates: HashMap<(Shown, String), Vec<CertificateCredential>>,
+    /// Made when somebody asks.
+    marks: OnceLock<Marks>,
 }
 
 #[derive(Debug)]
@@ -196,13 +209,14 @@ impl Identities {
     }
 
     /// Ids of a consumer's credentials.
-    pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<&str> {
+    pub fn credentials_of(&self, consumer: ConsumerIndex) -> Vec<Cow<'_, str>> {
         let keys = self.keys.values().map(|key| (key.consumer, &key.id));
         let secrets = self.jwt.values().map(|known| (known.secret.consumer, &known.secret.id));
         let basic = self.basic.values().map(|known| (known.consumer, &known.id));
         let hmac = self.hmac.values().map(|known| (known.consumer, &known.id));
         let all = keys.chain(secrets).chain(basic).chain(hmac);
-        all.filter(|(owner, _)| *owner == consumer).map(|(_, id)| id.as_str()).collect()
+        let plain = all.filter(|(owner, _)| *owner == consumer).map(|(_, id)| Cow::Borrowed(id.as_str()));
+        plain.chain(self.certificate_ids_of(consumer).map(Cow::Owned)).collect()
     }
 
     /// Adds an API key; false when the key exists already.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Identities, JwtSecret};
+use super::{Identities, JwtSecret, certificate};
 
 /// Ids of credentials that open nothing any more.
 #[derive(Debug, Default)]
@@ -12,7 +12,9 @@ impl Revoked {
     /// Whether the credential with this id is one of them.
     #[must_use]
     pub fn has(&self, credential: &str) -> bool {
-        self.0.contains(credential)
+        let is_gone = |id: &str| self.0.contains(id);
+        is_gone(credential)
+            || certificate::parts_of(credential).is_some_and(|(authority, owner)| is_gone(authority) || is_gone(owner))
     }
 
     /// Whether there is none.
@@ -64,7 +66,7 @@ impl Identities {
             let kept = found.is_some_and(|c| same(credential.consumer, c.consumer));
             (!kept).then_some(credential.id.as_str())
         });
-        keys.chain(basic).chain(jwt).chain(hmac).collect()
+        keys.chain(basic).chain(jwt).chain(hmac).chain(self.certificates_gone_in(later)).collect()
     }
 }
 

@@ -13,15 +13,20 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConnection;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::messages;
 use super::watched::Watched;
 use super::wire::Wire;
 use crate::clock;
-use crate::proxy::exchange::Client;
+use crate::config::handshake::{Choice, Handshake};
+use crate::identity::certificate::Chain;
+use crate::proxy::exchange::{Channel, Client};
 use crate::proxy::line::{Lines, Severable};
 use crate::proxy::path::{self, Origin};
 use crate::proxy::presence::Presence;
@@ -50,15 +55,39 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, (peer, local): (SocketAdd
         // There is nothing in flight to finish before HTTP begins.
         let Some(Ok(early)) = registered.entry.until(Order::Finish, first_bytes(&mut wire)).await else { return };
         let h2 = early.starts_with(PREFACE);
-        return http(worker, client, None, (early, wire), h2, &registered).await;
+        return http(worker, client, channel(client), (early, wire), h2, &registered).await;
     }
-    let Some(config) = worker.local().snapshot.tls.clone() else { return };
-    let handshake = Box::pin(TlsAcceptor::from(config).accept(wire));
+    let Some(tls) = worker.local().snapshot.tls.clone() else { return };
+    let handshake = Box::pin(accept(&tls, wire, local.port()));
     let Some(Ok(stream)) = registered.entry.until(Order::Finish, handshake).await else { return };
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let sni = session.server_name().map(Rc::from);
-    http(worker, client, sni, (Bytes::new(), Box::new(stream)), h2, &registered).await;
+    let channel = Channel { sni: session.server_name().map(Box::from), certificate: shown(session), ..channel(client) };
+    http(worker, client, channel, (Bytes::new(), Box::new(stream)), h2, &registered).await;
+}
+
+fn channel(client: Client) -> Channel {
+    let (peer, port) = (client.peer.ip().to_string().into(), client.local_port.to_string().into());
+    Channel { peer, port, ..Channel::default() }
+}
+
+/// The certificate that the client has shown; the handshake has proven that it has the key.
+fn shown(session: &ServerConnection) -> Option<Rc<Chain>> {
+    let certificates = session.peer_certificates()?;
+    let owned = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    Chain::of(owned).map(Rc::new)
+}
+
+/// The handshake; the client's name may decide whether it is asked for a certificate.
+async fn accept(tls: &Handshake, wire: Wire, port: u16) -> io::Result<TlsStream<Wire>> {
+    match tls.choice() {
+        Choice::Always(config) => TlsAcceptor::from(Arc::clone(config)).accept(wire).await,
+        Choice::ByName => {
+            let start = LazyConfigAcceptor::new(Acceptor::default(), wire).await?;
+            let config = Arc::clone(tls.of(start.client_hello().server_name(), port));
+            start.into_stream(config).await
+        }
+    }
 }
 
 /// The first bytes of a plain connection, enough to tell whether it begins with HTTP/2's preface (RFC 9113 §3.3): no method
@@ -76,7 +105,7 @@ async fn first_bytes(wire: &mut Wire) -> io::Result<Bytes> {
 async fn http<S>(
     worker: Rc<Worker>,
     client: Client,
-    sni: Option<Rc<str>>,
+    channel: Channel,
     (early, stream): (Bytes, S),
     h2: bool,
     registered: &Rc<Registered>,
@@ -87,15 +116,13 @@ async fn http<S>(
     if h2 {
         presence.multiplex();
     }
-    let peer_text: Rc<str> = Rc::from(client.peer.ip().to_string());
-    let port_text: Rc<str> = Rc::from(client.local_port.to_string());
+    let channel = Rc::new(channel);
     let service = {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(registered));
         move |request: hyper::Request<Incoming>| {
             let (started_ns, serving) = connection.entry.presence.enter();
-            let connection = Rc::clone(&connection);
-            let (peer_text, port_text) = (Rc::clone(&peer_text), Rc::clone(&port_text));
-            let origin = Origin { client, peer_text, port_text, sni: sni.clone(), started_ns, serving, connection };
+            let (connection, channel) = (Rc::clone(&connection), Rc::clone(&channel));
+            let origin = Origin { client, channel, started_ns, serving, connection };
             path::serve(Rc::clone(&worker), origin, request)
         }
     };

@@ -81,6 +81,11 @@ pub trait Plugin: Send + Sync {
     /// Once for each request for which `on_request` continued, as soon as it is known how the upstream call ended.
     fn on_outcome(&self, _exchange: &mut Exchange, _outcome: Outcome, _now_ns: u64) {}
 
+    /// What clients are asked for in the handshake, when this plugin wants their certificates.
+    fn certificate_request(&self) -> Option<CertificateRequest> {
+        None
+    }
+
     /// What the `prometheus` plugin wants counted; only that plugin answers.
     fn metrics(&self) -> Option<MetricFlags> {
         None
@@ -93,6 +98,13 @@ pub trait Plugin: Send + Sync {
 
     /// After the last byte of the answer.
     fn on_log(&self, _record: &Record<'_>) {}
+}
+
+/// A wish for certificates of clients.
+#[derive(Clone, Debug)]
+pub struct CertificateRequest {
+    /// Names of authorities, DER, of which a client may choose; without it the client is told of none.
+    pub authorities: Option<Vec<rustls::DistinguishedName>>,
 }
 
 /// Families of metrics that Kong's prometheus plugin switches on.
@@ -128,6 +140,8 @@ pub struct Shared {
     pub remote: crate::identity::remote::Remote,
     /// API keys that are made and taken back while it runs.
     pub keyring: Arc<crate::identity::keyring::Keyring>,
+    /// Seals sessions where the configuration has no secret for it.
+    pub session_secret: [u8; 32],
     /// Keys the hashes of identities, so that collisions cannot be aimed at.
     pub hash_keys: std::hash::RandomState,
 }
@@ -145,6 +159,7 @@ impl Shared {
             pressure: Default::default(),
             remote: Default::default(),
             keyring: Arc::default(),
+            session_secret: rand::random(),
             hash_keys: Default::default(),
         }
     }
@@ -192,12 +207,16 @@ pub const REGISTRY: &[Kind] = &[
     observe::correlation_id::KIND,
     auth::bot_detection::KIND,
     protocol::cors::KIND,
+    auth::session::KIND,
     auth::oauth2_introspection::KIND,
+    auth::mtls_auth::KIND,
     auth::jwt::KIND,
     auth::key_auth::KIND,
+    auth::ldap_auth::KIND,
     auth::basic_auth::KIND,
     auth::openid_connect::KIND,
     auth::hmac_auth::KIND,
+    auth::header_cert_auth::KIND,
     auth::ip_restriction::KIND,
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,

@@ -11,6 +11,8 @@ use http::{HeaderMap, StatusCode, request};
 
 use super::body::RequestBody;
 use crate::identity::ConsumerIndex;
+use crate::identity::certificate::Chain;
+use crate::identity::session::Held;
 
 /// What is known of a service by those who log, count and echo.
 #[derive(Debug)]
@@ -56,6 +58,19 @@ pub struct Client {
     pub tls: bool,
 }
 
+/// What the requests of a connection have in common, made once.
+#[derive(Debug, Default)]
+pub struct Channel {
+    /// The TCP peer's address, as text.
+    pub peer: Box<str>,
+    /// The port that the client connected to, as text.
+    pub port: Box<str>,
+    /// The name that the client asked for (SNI).
+    pub sni: Option<Box<str>>,
+    /// The certificate that the client has shown in the handshake, and whose key it has.
+    pub certificate: Option<Rc<Chain>>,
+}
+
 /// 32 hexadecimal digits that name a request in headers, errors, logs and verdicts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId([u8; 32]);
@@ -94,6 +109,8 @@ pub struct Authenticated {
     pub consumer: Option<ConsumerIndex>,
     /// The credential's id; absent for an anonymous consumer.
     pub credential: Option<Arc<str>>,
+    /// Groups that the credential itself brings, beside the consumer's.
+    pub groups: Option<Arc<Vec<String>>>,
 }
 
 /// Whether an added response header replaces or joins those of the same name.
@@ -140,12 +157,10 @@ pub struct Exchange {
     pub captures: Vec<(String, String)>,
     /// Where it came from.
     pub client: Client,
-    /// The TCP peer's address as text; one a connection.
-    pub peer_text: Rc<str>,
+    /// What it has in common with the other requests of its connection.
+    pub channel: Rc<Channel>,
     /// The client's address as text, when it is not the peer's.
     pub client_text: Option<Box<str>>,
-    /// The port that the client connected to, as text; one a connection.
-    pub port_text: Rc<str>,
     /// The request's name.
     pub request_id: RequestId,
     /// Monotonic time of arrival, nanoseconds.
@@ -156,6 +171,8 @@ pub struct Exchange {
     pub route: Option<RouteRef>,
     /// Who calls, once known.
     pub authenticated: Option<Authenticated>,
+    /// The session by which it was recognised.
+    pub session: Option<Box<Held>>,
     /// Method for the upstream when a plugin changes it.
     pub upstream_method: Option<http::Method>,
     /// `Host` for the upstream when a plugin changes it.
@@ -181,6 +198,12 @@ impl Exchange {
     #[must_use]
     pub fn credential(&self) -> Option<&Arc<str>> {
         self.authenticated.as_ref().and_then(|a| a.credential.as_ref())
+    }
+
+    /// The groups that the credential itself brings.
+    #[must_use]
+    pub fn groups(&self) -> Option<&Arc<Vec<String>>> {
+        self.authenticated.as_ref().and_then(|a| a.groups.as_ref())
     }
 
     /// Puts a header on the answer, replacing those of the same name.
@@ -219,14 +242,14 @@ impl Exchange {
             host_port: None,
             captures: Vec::new(),
             client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
-            peer_text: Rc::from("127.0.0.1"),
+            channel: Rc::new(Channel { peer: "127.0.0.1".into(), port: "8000".into(), ..Channel::default() }),
             client_text: None,
-            port_text: Rc::from("8000"),
             request_id: RequestId::new(7),
             started_ns: 1_000_000_000,
             started_unix_ns: 1_700_000_000_000_000_000,
             route: None,
             authenticated: None,
+            session: None,
             upstream_method: None,
             upstream_host: None,
             response_headers: Vec::new(),

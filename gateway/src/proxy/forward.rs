@@ -150,7 +150,7 @@ impl<'a> Border<'a> {
         let headers = &exchange.request.headers;
         Border {
             exchange,
-            chain: joined(headers, &X_FORWARDED_FOR, &exchange.peer_text),
+            chain: joined(headers, &X_FORWARDED_FOR, &exchange.channel.peer),
             via: joined(headers, &VIA, VIA_11),
             stripped,
             marks,
@@ -176,12 +176,12 @@ impl<'a> Border<'a> {
         added.push((&X_FORWARDED_FOR, self.chain.as_bytes()));
         added.push(tell(&X_FORWARDED_PROTO, if ex.client.tls { "https" } else { "http" }));
         added.push(tell(&X_FORWARDED_HOST, &ex.host));
-        added.push(tell(&X_FORWARDED_PORT, &ex.port_text));
+        added.push(tell(&X_FORWARDED_PORT, &ex.channel.port));
         added.push(tell(&X_FORWARDED_PATH, ex.request.uri.path()));
         if self.stripped.len() > 1 {
             added.push(tell(&X_FORWARDED_PREFIX, self.stripped));
         }
-        added.push((&X_REAL_IP, ex.client_text.as_deref().unwrap_or(&ex.peer_text).as_bytes()));
+        added.push((&X_REAL_IP, ex.client_text.as_deref().unwrap_or(&ex.channel.peer).as_bytes()));
         if self.marks.has(Marks::REQUEST_ID_UPSTREAM) {
             added.push((&X_REQUEST_ID, ex.request_id.as_str().as_bytes()));
         }

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::answer::{AnswerBody, Source};
 use super::body::{Pace, RequestBody};
-use super::exchange::{Client, Exchange, Outcome, Put, Response};
+use super::exchange::{Channel, Client, Exchange, Outcome, Put, Response};
 use super::flight::Flight;
 use super::presence::Serving;
 use super::registry::Registered;
@@ -33,12 +33,8 @@ use crate::upstreams::health::Sign;
 pub struct Origin {
     /// Where the connection comes from.
     pub client: Client,
-    /// The peer's address as text.
-    pub peer_text: Rc<str>,
-    /// The local port as text.
-    pub port_text: Rc<str>,
-    /// SNI of a TLS connection.
-    pub sni: Option<Rc<str>>,
+    /// What all requests of the connection have in common.
+    pub channel: Rc<Channel>,
     /// Monotonic time of the request's first byte, nanoseconds.
     pub started_ns: u64,
     /// Tells the connection how long the request is served.
@@ -89,14 +85,14 @@ pub fn serve(
         host_port: None,
         captures: Vec::new(),
         client: origin.client,
-        peer_text: origin.peer_text,
+        channel: origin.channel,
         client_text: None,
-        port_text: origin.port_text,
         request_id: worker.request_id(),
         started_ns: origin.started_ns,
         started_unix_ns: worker.wall_ns(origin.started_ns),
         route: None,
         authenticated: None,
+        session: None,
         upstream_method: None,
         upstream_host: None,
         response_headers: Vec::new(),
@@ -104,24 +100,23 @@ pub fn serve(
         response_quota: None,
         circuit_probe: false,
     };
-    fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), origin.sni, on_upgrade)
+    fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), on_upgrade)
 }
 
 async fn fly(
     mut flight: Box<Flight>,
-    sni: Option<Rc<str>>,
     on_upgrade: Option<OnUpgrade>,
 ) -> Result<hyper::Response<AnswerBody>, Infallible> {
-    Ok(match decide(&mut flight, sni.as_deref()).await {
+    Ok(match decide(&mut flight).await {
         Ok(Answered::Response(parts, body)) => proxied(flight, parts, body).await,
         Ok(Answered::Upgraded(upgraded)) => tunneled(flight, upgraded.0, upgraded.1, on_upgrade),
         Err(reply) => own(flight, &reply),
     })
 }
 
-async fn decide(flight: &mut Flight, sni: Option<&str>) -> Result<Answered, Box<Reply>> {
+async fn decide(flight: &mut Flight) -> Result<Answered, Box<Reply>> {
     let admitted = admit(flight);
-    let routed = admitted.and_then(|upgrade| Ok((upgrade, route(flight, sni)?)));
+    let routed = admitted.and_then(|upgrade| Ok((upgrade, route(flight)?)));
     // Whatever the answer will be, it is logged.
     conceal(flight);
     let (upgrade, stripped) = routed?;
@@ -187,7 +182,7 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
 }
 
 /// Finds the route; returns how many bytes of the path `strip_path` takes away.
-fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
+fn route(flight: &mut Flight) -> Result<usize, Box<Reply>> {
     let local = Rc::clone(&flight.local);
     let ex = &mut flight.exchange;
     let facts = Facts {
@@ -196,7 +191,7 @@ fn route(flight: &mut Flight, sni: Option<&str>) -> Result<usize, Box<Reply>> {
         port: ex.host_port.unwrap_or(ex.client.local_port),
         path: &ex.path,
         headers: &ex.request.headers,
-        sni,
+        sni: ex.channel.sni.as_deref(),
     };
     let protocol = if ex.client.tls { "https" } else { "http" };
     let view = View {

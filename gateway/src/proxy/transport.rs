@@ -263,13 +263,30 @@ async fn open_with(
     connectors: &[TlsConnector; 2],
 ) -> io::Result<Transport> {
     let tcp = open_tcp(address).await?;
-    Ok(match tls {
-        None => Transport::Plain(tcp),
-        Some((name, verify)) => {
-            let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-            Transport::Tls(Box::new(connectors[usize::from(verify)].connect(name, tcp).await?))
-        }
-    })
+    match tls {
+        None => Ok(Transport::Plain(tcp)),
+        Some(tls) => with_tls(tcp, tls, connectors).await,
+    }
+}
+
+async fn with_tls(
+    tcp: TcpStream,
+    (name, verify): (&str, bool),
+    connectors: &[TlsConnector; 2],
+) -> io::Result<Transport> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    Ok(Transport::Tls(Box::new(connectors[usize::from(verify)].connect(name, tcp).await?)))
+}
+
+/// Puts TLS on a plain connection; what has it stays as it is.
+///
+/// # Errors
+/// The handshake's.
+pub async fn secure(plain: Transport, tls: (&str, bool), clients: &TlsClients) -> io::Result<Transport> {
+    match plain {
+        Transport::Plain(tcp) => with_tls(tcp, tls, &clients.plain).await,
+        tls @ Transport::Tls(_) => Ok(tls),
+    }
 }
 
 /// Opens plain TCP.

@@ -7,6 +7,7 @@ use super::source::Source;
 /// Module paths and their layers; the longest path that fits decides.
 const LAYERS: &[(&str, u32)] = &[
     ("background", 0),
+    ("ber", 0),
     ("clock", 0),
     ("crypto", 0),
     ("document", 0),

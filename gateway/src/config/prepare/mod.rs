@@ -45,6 +45,8 @@ pub const KINDS: &[&str] = &[
     "jwt_secrets",
     "basicauth_credentials",
     "hmacauth_credentials",
+    "mtls_auth_credentials",
+    "header_cert_auth_credentials",
     "oauth2_credentials",
     "oauth2_tokens",
     "acls",

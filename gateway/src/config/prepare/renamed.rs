@@ -17,6 +17,12 @@ const MOVED: &[(&[&str], &str, &str)] = &[
     (REDIS, "redis_server_name", "redis.server_name"),
     (LISTS, "whitelist", "allow"),
     (LISTS, "blacklist", "deny"),
+    (SESSION, "cookie_lifetime", "rolling_timeout"),
+    (SESSION, "cookie_idletime", "idling_timeout"),
+    (SESSION, "cookie_samesite", "cookie_same_site"),
+    (SESSION, "cookie_httponly", "cookie_http_only"),
+    (SESSION, "cookie_discard", "stale_ttl"),
+    (SESSION, "cookie_renew", ""),
     (&["opentelemetry"], "endpoint", "traces_endpoint"),
     (&["opentelemetry"], "batch_span_count", "queue.max_batch_size"),
     (&["opentelemetry"], "batch_flush_delay", "queue.max_coalescing_delay"),
@@ -27,6 +33,7 @@ const MOVED: &[(&[&str], &str, &str)] = &[
 
 const REDIS: &[&str] = &["rate-limiting", "response-ratelimiting"];
 const LISTS: &[&str] = &["acl", "ip-restriction", "bot-detection"];
+const SESSION: &[&str] = &["session"];
 const QUEUED: &[&str] = &["http-log", "statsd", "datadog"];
 
 /// Moves old fields of plugins.

@@ -97,7 +97,8 @@ mod tests {
 _format_version: '3.0'
 services: [{name: s, host: h, routes: [{name: r, paths: [/]}], plugins: [{name: cors}]}]
 upstreams: [{name: u, targets: [{target: 'a:1'}]}]
-consumers: [{username: c, keyauth_credentials: [{key: k}], jwt_secrets: [{key: k, secret: s}], acls: [{group: g}]}]
+consumers: [{username: c, keyauth_credentials: [{key: k}], jwt_secrets: [{key: k, secret: s}], acls: [{group: g}],
+  mtls_auth_credentials: [{subject_name: s}], header_cert_auth_credentials: [{subject_name: s}]}]
 certificates: [{cert: x, key: y, snis: [{name: a.test}]}]
 snis: [{name: b.test, certificate: x}]
 ca_certificates: [{cert: x}]

@@ -32,6 +32,12 @@ const HEALTHCHECKS: &str = r#"{"threshold":0,
 "healthy":{"http_statuses":[200,201,202,203,204,205,206,207,208,226,300,301,302,303,304,305,306,307,308],"successes":0},
 "unhealthy":{"http_statuses":[429,500,503],"tcp_failures":0,"timeouts":0,"http_failures":0}}}"#;
 
+const BY_CERTIFICATE: &[Field] = &[
+    field("consumer", To("consumers"), ""),
+    needed("subject_name", Text, "An alternative name or the common name of the certificate"),
+    about("ca_certificate", To("ca_certificates"), "", "Who must vouch for the certificate"),
+];
+
 /// Every kind, parents before children.
 pub const ENTITIES: &[Entity] = &[
     Entity {
@@ -133,6 +139,8 @@ pub const ENTITIES: &[Entity] = &[
             "jwt_secrets",
             "basicauth_credentials",
             "hmacauth_credentials",
+            "mtls_auth_credentials",
+            "header_cert_auth_credentials",
             "oauth2_credentials",
             "acls",
             "plugins",
@@ -259,6 +267,8 @@ pub const ENTITIES: &[Entity] = &[
         fields: &[field("consumer", To("consumers"), ""), needed("username", Text, ""), field("secret", Text, "")],
         children: &[],
     },
+    Entity { name: "mtls_auth_credentials", endpoint: "id", fields: BY_CERTIFICATE, children: &[] },
+    Entity { name: "header_cert_auth_credentials", endpoint: "id", fields: BY_CERTIFICATE, children: &[] },
     Entity {
         name: "oauth2_credentials",
         endpoint: "client_id",

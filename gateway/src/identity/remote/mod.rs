@@ -1,7 +1,8 @@
-//! Servers that say who calls: issuers whose keys sign tokens, and servers that know tokens. What is learned of them
+//! Servers that say who calls: issuers whose keys sign tokens, servers that know tokens, directories. What is learned of them
 //! outlives a reload.
 
 pub mod answers;
+pub mod ldap;
 pub mod source;
 
 use std::sync::Arc;

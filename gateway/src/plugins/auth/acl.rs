@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 
 use super::{AUTHENTICATED_GROUPS, CONSUMER_GROUPS};
 use crate::document::Fields;
@@ -22,6 +22,8 @@ struct Acl {
     hide_groups_header: bool,
     /// Whether consumer groups count beside the groups of `acls`.
     include_consumer_groups: bool,
+    /// Whether the groups that a credential brings count in place of its consumer's.
+    prefer_own: bool,
 }
 
 enum Rule {
@@ -37,8 +39,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     };
     let hide_groups_header = fields.boolean("hide_groups_header").unwrap_or(false);
     let include_consumer_groups = fields.boolean("include_consumer_groups");
-    // Read for its type only: groups that a token brings do not count here.
-    let _ = fields.boolean("always_use_authenticated_groups");
+    let prefer_own = fields.boolean("always_use_authenticated_groups").unwrap_or(false);
     let rule = match (groups("allow"), groups("deny")) {
         (Some(allow), None) => Rule::Allow(allow),
         (None, Some(deny)) => Rule::Deny(deny),
@@ -52,7 +53,8 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
         }
     };
     let include_consumer_groups = include_consumer_groups.unwrap_or(false);
-    Some(Arc::new(Acl { identities: Arc::clone(setup.identities), rule, hide_groups_header, include_consumer_groups }))
+    let identities = Arc::clone(setup.identities);
+    Some(Arc::new(Acl { identities, rule, hide_groups_header, include_consumer_groups, prefer_own }))
 }
 
 impl Rule {
@@ -71,6 +73,26 @@ impl Acl {
         consumer.groups.iter().map(String::as_str).chain(member_of.into_iter().flatten())
     }
 
+    /// Judges by groups that the credential itself brings.
+    fn judge_own(&self, exchange: &mut Exchange, groups: &[String]) -> Flow {
+        if !self.rule.admits(groups.iter().map(String::as_str)) {
+            return forbidden();
+        }
+        let value = HeaderValue::from_bytes(groups.join(", ").as_bytes()).ok();
+        self.tell(exchange, AUTHENTICATED_GROUPS, value);
+        Flow::Continue
+    }
+
+    /// Tells the upstream the groups that counted, and no others.
+    fn tell(&self, exchange: &mut Exchange, name: HeaderName, value: Option<HeaderValue>) {
+        let headers = &mut exchange.request.headers;
+        headers.remove(AUTHENTICATED_GROUPS);
+        headers.remove(CONSUMER_GROUPS);
+        if let Some(value) = value.filter(|_| !self.hide_groups_header) {
+            headers.insert(name, value);
+        }
+    }
+
     /// `X-Consumer-Groups`.
     fn header(&self, consumer: &Consumer) -> HeaderValue {
         let own = || consumer.groups_header.clone();
@@ -86,6 +108,10 @@ impl Plugin for Acl {
     fn on_request(&self, exchange: &mut Exchange) -> Flow {
         let known = exchange.credential().is_some();
         let consumer = exchange.consumer().and_then(|index| self.identities.consumer(index));
+        let own = exchange.groups().filter(|_| consumer.is_none() || self.prefer_own).cloned();
+        if let Some(groups) = own {
+            return self.judge_own(exchange, &groups);
+        }
         // Kong: without a credential it is 401 for whoever has no group that could be allowed.
         let nameless = match consumer {
             None => true,
@@ -94,12 +120,8 @@ impl Plugin for Acl {
         let Some(consumer) = consumer.filter(|c| !nameless && self.rule.admits(self.groups(c))) else {
             return if nameless && !known { unauthorized() } else { forbidden() };
         };
-        let headers = &mut exchange.request.headers;
-        headers.remove(AUTHENTICATED_GROUPS);
-        headers.remove(CONSUMER_GROUPS);
-        if !self.hide_groups_header {
-            headers.insert(CONSUMER_GROUPS, self.header(consumer));
-        }
+        let value = self.header(consumer);
+        self.tell(exchange, CONSUMER_GROUPS, Some(value));
         Flow::Continue
     }
 }
@@ -125,7 +147,8 @@ mod tests {
         let mut exchange =
             Exchange::for_test("GET", "/", &[("x-consumer-groups", "admin"), ("x-authenticated-groups", "admin")]);
         if consumer.is_some() || credential {
-            exchange.authenticated = Some(Authenticated { consumer, credential: credential.then(|| Arc::from("c")) });
+            exchange.authenticated =
+                Some(Authenticated { consumer, credential: credential.then(|| Arc::from("c")), groups: None });
         }
         exchange
     }

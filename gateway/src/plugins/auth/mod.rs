@@ -5,14 +5,19 @@ pub mod acl;
 mod arguments;
 pub mod basic_auth;
 pub mod bot_detection;
+mod certificate;
+pub mod header_cert_auth;
 pub mod hmac_auth;
 pub mod ip_restriction;
 mod issued;
 pub mod jwt;
 pub mod jwt_token;
 pub mod key_auth;
+pub mod ldap_auth;
+pub mod mtls_auth;
 pub mod oauth2_introspection;
 pub mod openid_connect;
+pub mod session;
 
 use std::sync::Arc;
 
@@ -144,7 +149,8 @@ impl Gate {
         if let Some(identifier) = proven.identifier {
             headers.insert(CREDENTIAL_IDENTIFIER, identifier);
         }
-        exchange.authenticated = Some(Authenticated { consumer: proven.consumer, credential: Some(proven.credential) });
+        let credential = Some(proven.credential);
+        exchange.authenticated = Some(Authenticated { consumer: proven.consumer, credential, groups: None });
         Flow::Continue
     }
 
@@ -156,7 +162,7 @@ impl Gate {
         let headers = &mut exchange.request.headers;
         name_consumer(headers, consumer);
         headers.insert(ANONYMOUS_CONSUMER, HeaderValue::from_static("true"));
-        exchange.authenticated = Some(Authenticated { consumer: Some(index), credential: None });
+        exchange.authenticated = Some(Authenticated { consumer: Some(index), credential: None, groups: None });
         Flow::Continue
     }
 

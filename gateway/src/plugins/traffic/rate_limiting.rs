@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn known(consumer: Option<u32>, credential: Option<&str>) -> Option<Authenticated> {
-        Some(Authenticated { consumer, credential: credential.map(Arc::from) })
+        Some(Authenticated { consumer, credential: credential.map(Arc::from), groups: None })
     }
 
     fn elsewhere(ex: &mut Exchange) {
