@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::tally::{Reader, Tally};
-use crate::{bars, build, setup, shell, tidy};
+use crate::{bars, bench, build, setup, shell, tidy};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if all {
         tally.add(kernel_object()?);
+        tally.add(instructions()?);
     }
     report(&tally);
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -193,6 +194,26 @@ fn configurations(gateway: &Path) -> Result<Tally> {
         let good = shell::status(shell::program(gateway).arg("check").arg(&file))?.success();
         tally.check(&format!("configuration {name}"), good);
     }
+    Ok(tally)
+}
+
+/// A request costs no more instructions than it did. That takes a release build, which only CI makes each time.
+fn instructions() -> Result<Tally> {
+    let mut tally = Tally::default();
+    let reason = match std::env::var_os("CI") {
+        Some(_) => bench::instructions::incomparable()?,
+        None => Some("counted in CI; here by `cargo xtask bench instructions`".to_owned()),
+    };
+    if let Some(reason) = reason {
+        println!("SKIP instructions: {reason}");
+        tally.skip("instructions", &reason);
+        return Ok(tally);
+    }
+    let counted = bench::instructions::run(&bench::instructions::Options { record: false });
+    if let Err(error) = &counted {
+        eprintln!("{error:#}");
+    }
+    tally.check("instructions a request", counted.is_ok());
     Ok(tally)
 }
 
