@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
 use super::exchange::{Exchange, Response, is_identity};
@@ -102,20 +102,6 @@ pub fn strip_identity(headers: &mut HeaderMap) {
     let names: Names = headers.keys().filter(|name| is_identity(name)).cloned().collect();
     for name in names {
         headers.remove(name);
-    }
-}
-
-/// Joins the crumbs of an HTTP/2 cookie (RFC 9113 §8.2.3): HTTP/1 has one field.
-pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
-    let mut joined = [first.as_bytes(), b"; ", second.as_bytes()].concat();
-    for crumb in crumbs {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(crumb.as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, value);
     }
 }
 
