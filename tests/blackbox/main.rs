@@ -33,6 +33,7 @@ mod malformed;
 mod malformed_h2;
 mod presentation;
 mod protocols;
+mod proxy_protocol;
 mod routing;
 mod scopes;
 mod streams;

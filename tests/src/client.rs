@@ -137,7 +137,14 @@ impl Client {
     /// Connects by TLS with the server name `sni`, offering HTTP/1.1 only.
     #[track_caller]
     pub fn connect_tls(to: SocketAddr, sni: &str) -> Self {
-        let plain = Self::connect(to);
+        Self::connect_tls_behind(to, sni, b"")
+    }
+
+    /// As [`Client::connect_tls`], with bytes in the clear before it.
+    #[track_caller]
+    pub fn connect_tls_behind(to: SocketAddr, sni: &str, first: &[u8]) -> Self {
+        let mut plain = Self::connect(to);
+        plain.write(first).expect("the connection is new");
         let stream = tls::client(plain.wire.into_parts().0, sni, &[b"http/1.1"])
             .unwrap_or_else(|error| panic!("TLS to {to} as {sni}: {error}"));
         let certificate = tls::peer_certificate(&stream.conn);

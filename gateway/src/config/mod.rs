@@ -12,6 +12,7 @@ pub mod entities;
 mod flatten;
 mod ids;
 mod keys;
+mod listens;
 pub mod marks;
 mod parts;
 mod plugins;

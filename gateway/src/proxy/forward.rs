@@ -134,9 +134,12 @@ impl<'a> Border<'a> {
     #[must_use]
     pub fn new(exchange: &'a Exchange, stripped: &'a str, marks: Marks) -> Self {
         let headers = &exchange.request.headers;
+        // Without a chain the client is its whole; what a proxy has begun ends with the proxy (Kong).
+        let is_begun = headers.contains_key(&X_FORWARDED_FOR);
+        let last = exchange.client_text.as_deref().filter(|_| !is_begun).unwrap_or(&exchange.peer_text);
         Border {
             exchange,
-            chain: joined(headers, &X_FORWARDED_FOR, &exchange.peer_text),
+            chain: joined(headers, &X_FORWARDED_FOR, last),
             via: joined(headers, &VIA, VIA_11),
             stripped,
             marks,
