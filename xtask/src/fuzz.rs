@@ -8,12 +8,26 @@ use anyhow::{Result, bail};
 use crate::{build, shell};
 
 /// Targets of `fuzz/`, and the one over the wire.
-const TARGETS: [&str; 7] = ["config", "host", "jwt", "packet", "path", "response", "sanitize"];
+const TARGETS: [&str; 12] = [
+    "config",
+    "expression",
+    "host",
+    "jwks",
+    "jwt",
+    "packet",
+    "path",
+    "proxy_protocol",
+    "request",
+    "response",
+    "sanitize",
+    "template",
+];
 const WIRE: &str = "wire";
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// One target only: config, host, jwt, packet, path, response, sanitize, or wire (default: all)
+    /// One target only: config, expression, host, jwks, jwt, packet, path, proxy_protocol, request, response, sanitize,
+    /// template, or wire (default: all)
     target: Option<String>,
     /// Minutes for each target of libFuzzer
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
