@@ -31,6 +31,7 @@ mod limits_lease;
 mod limits_redis;
 mod malformed;
 mod malformed_h2;
+mod names;
 mod presentation;
 mod protocols;
 mod proxy_protocol;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, say};
 use gateway_tests::h2frames::{CONTINUATION, DATA, END_STREAM, Frames, HEADERS, Outcome, SETTINGS, block};
+use gateway_tests::process::resident_kib;
 use gateway_tests::tls::Pair;
 use gateway_tests::upstream::response;
 use gateway_tests::{Answer, Client, Gateway, Request, Upstream, eventually};
@@ -259,11 +260,4 @@ fn a_tunnel_that_says_nothing() {
     // The larger of the service's two timeouts, looked at twice.
     assert!(client.closes_within(Duration::from_secs(25)), "a silent tunnel ends");
     gateway.send(&Request::get("/pub/x")).expect(200);
-}
-
-/// Resident memory of a process, KiB.
-pub fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
 }
