@@ -1,58 +1,97 @@
-//! An upstream for measurements: a few fixed answers, nothing remembered. `…/large` is 8 MiB, anything else two bytes.
+//! An upstream for measurements: two fixed answers, nothing remembered, one thread for all connections. `…/large` is 8 MiB,
+//! anything else two bytes.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::thread;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::upstream::response;
-use crate::wire::{Wire, head, values};
+use crate::wire::{find, head, values};
 
 const LARGE_BYTES: usize = 8 << 20;
 
 /// A running upstream; it ends with the process.
 pub struct Lean(SocketAddr);
 
+struct Answers {
+    small: Vec<u8>,
+    large: Vec<u8>,
+}
+
 impl Lean {
     pub fn start() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        thread::spawn(move || {
-            for socket in listener.incoming().flatten() {
-                // A connection that breaks has done what it was to do.
-                thread::spawn(move || drop(serve(socket)));
-            }
-        });
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::spawn(move || tokio::task::LocalSet::new().block_on(&runtime, accept(listener)));
         Ok(Self(address))
     }
 
-    /// `text` with `@UP@` replaced by this upstream's URL.
-    pub fn fill(&self, text: &str) -> String {
-        text.replace("@UP@", &format!("http://{}", self.0))
+    pub fn url(&self) -> String {
+        format!("http://{}", self.0)
     }
 }
 
-fn serve(socket: TcpStream) -> io::Result<()> {
+async fn accept(listener: TcpListener) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let answers =
+        Rc::new(Answers { small: response(200, &[], b"ok"), large: response(200, &[], &vec![b'x'; LARGE_BYTES]) });
+    loop {
+        // Out of descriptors: some will be free.
+        let Ok((socket, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            continue;
+        };
+        let answers = Rc::clone(&answers);
+        // A connection that breaks has done what it was to do.
+        tokio::task::spawn_local(async move { drop(serve(socket, &answers).await) });
+    }
+}
+
+async fn serve(mut socket: TcpStream, answers: &Answers) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    let (small, large) = (response(200, &[], b"ok"), response(200, &[], &vec![b'x'; LARGE_BYTES]));
-    let mut wire = Wire::new(socket);
-    while let Some(bytes) = wire.until(b"\r\n\r\n")? {
-        let (start, headers) = head(&bytes);
+    let mut read = Vec::new();
+    loop {
+        let end = until(&mut socket, &mut read, b"\r\n\r\n").await?;
+        let (start, headers) = head(&read[..end]);
+        read.drain(..end);
         if !values(&headers, "transfer-encoding").is_empty() {
-            wire.chunked()?;
+            let end = until(&mut socket, &mut read, b"0\r\n\r\n").await?;
+            read.drain(..end);
         } else if let Some(length) = values(&headers, "content-length").first() {
-            skip(&mut wire, length.parse().map_err(io::Error::other)?)?;
+            let mut left: usize = length.parse().map_err(io::Error::other)?;
+            while left > 0 {
+                if read.is_empty() {
+                    more(&mut socket, &mut read).await?;
+                }
+                let piece = left.min(read.len());
+                read.drain(..piece);
+                left -= piece;
+            }
         }
         let is_large = start.split(' ').nth(1).is_some_and(|target| target.contains("/large"));
-        wire.stream.write_all(if is_large { &large } else { &small })?;
+        socket.write_all(if is_large { &answers.large } else { &answers.small }).await?;
     }
-    Ok(())
 }
 
-fn skip<S: Read>(wire: &mut Wire<S>, mut left: usize) -> io::Result<()> {
-    while left > 0 {
-        let piece = left.min(64 << 10);
-        wire.take(piece)?;
-        left -= piece;
+/// Reads on until `mark` has come; where it ends.
+async fn until(socket: &mut TcpStream, read: &mut Vec<u8>, mark: &[u8]) -> io::Result<usize> {
+    loop {
+        if let Some(at) = find(read, mark) {
+            return Ok(at + mark.len());
+        }
+        more(socket, read).await?;
     }
-    Ok(())
+}
+
+async fn more(socket: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<()> {
+    match socket.read_buf(read).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }

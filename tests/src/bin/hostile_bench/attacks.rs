@@ -38,7 +38,7 @@ pub fn run(word: &str) -> Result<()> {
             gateway_tests::skip(tool.what, reason);
             continue;
         }
-        scene::under(tool.what, |scene| tool.run(scene.gateway.proxy(), tools::SECONDS))?;
+        scene::under(tool.what, |scene| tool.run(&scene.gateway, tools::SECONDS))?;
     }
     Ok(())
 }

@@ -16,10 +16,8 @@ use serde_json::json;
 pub const CONFIG: &str = r#"
 _format_version: "3.0"
 services:
-- url: @UP@
-  read_timeout: 5000
-  write_timeout: 5000
-  routes: [{ paths: [/pub], strip_path: false }]
+- { url: @SMALL@, read_timeout: 5000, write_timeout: 5000, routes: [{ paths: [/pub], strip_path: false }] }
+- { url: @LARGE@, read_timeout: 5000, write_timeout: 5000, routes: [{ paths: [/pub/large], strip_path: false }] }
 "#;
 /// Other clients, and their pause between two requests.
 const OTHERS: usize = 4;
@@ -30,33 +28,39 @@ const LOOK: Duration = Duration::from_millis(20);
 const MEMORY_MIB_MAX: f64 = 64.0;
 const SLOWEST_S_MAX: f64 = 2.0;
 
-/// A gateway on all cores with a small upstream.
+/// Two of them, so that whoever gets a small answer does not wait for one thread to hand out large ones.
+pub struct Upstreams {
+    small: Lean,
+    large: Lean,
+}
+
+/// A gateway on all cores with small upstreams.
 pub struct Scene {
     pub gateway: Gateway,
-    pub upstream: Lean,
+    pub upstreams: Upstreams,
     pub idle_kib: u64,
 }
 
 /// The whole text of a configuration.
-pub fn text(upstream: &Lean) -> String {
+pub fn text(upstreams: &Upstreams) -> String {
+    let filled = CONFIG.replace("@SMALL@", &upstreams.small.url()).replace("@LARGE@", &upstreams.large.url());
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     format!(
-        "{}\ngateway:\n  workers: {cores}\n  access_log: off\n  \
+        "{filled}\ngateway:\n  workers: {cores}\n  access_log: off\n  \
          timeouts: {{ header: 3s, idle: 5s, body: 3s, request: 8s, write: 4s }}\n",
-        upstream.fill(CONFIG)
     )
 }
 
 impl Scene {
     /// Starts it, and has it serve for a second: pools and buffers are made once.
     pub fn start() -> Result<Self> {
-        let upstream = Lean::start()?;
-        let gateway = Gateway::start(&text(&upstream));
+        let upstreams = Upstreams { small: Lean::start()?, large: Lean::start()? };
+        let gateway = Gateway::start(&text(&upstreams));
         let load = Load::start(gateway.proxy(), "/pub/x", OTHERS);
         thread::sleep(Duration::from_secs(1));
         load.finish();
         let idle_kib = resident_kib(gateway.pid());
-        Ok(Self { gateway, upstream, idle_kib })
+        Ok(Self { gateway, upstreams, idle_kib })
     }
 
     /// The steady clients.

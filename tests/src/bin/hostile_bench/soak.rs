@@ -1,7 +1,6 @@
 //! All attacks in a loop beside steady clients, with a reload now and then: what stays afterwards. Memory is looked at every
 //! second, descriptors when an attack is over and its connections have had their time.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,7 +34,7 @@ pub fn run(time: Duration) -> Result<()> {
     let first = quiet_descriptors(&scene.gateway);
     let samples = thread::scope(|scope| {
         let looking = scope.spawn(|| samples(scene.gateway.pid(), begun, end));
-        scope.spawn(|| by_tools(scene.gateway.proxy(), end));
+        scope.spawn(|| by_tools(&scene.gateway, end));
         let all = floods::all();
         for (round, flood) in all.iter().cycle().take_while(|_| Instant::now() < end).enumerate() {
             flooded(scene.gateway.proxy(), flood, FLOOD);
@@ -43,7 +42,7 @@ pub fn run(time: Duration) -> Result<()> {
                 "- {{ url: \"http://127.0.0.1:1\", routes: [{{ paths: [/r{round}], plugins: [{{ name: request-termination, \
                  config: {{ status_code: 200 }} }}] }}] }}\n"
             );
-            let whole = text(&scene.upstream).replacen("\ngateway:\n", &format!("{extra}\ngateway:\n"), 1);
+            let whole = text(&scene.upstreams).replacen("\ngateway:\n", &format!("{extra}\ngateway:\n"), 1);
             scene.gateway.reload(&whole, || scene.gateway.get(&format!("/r{round}")).status == 200);
         }
         looking.join().expect("the looking thread does not panic")
@@ -92,10 +91,10 @@ fn samples(pid: u32, begun: Instant, end: Instant) -> Vec<(f64, f64)> {
 }
 
 /// The tools, one after the other. What they count was told by the attacks alone.
-fn by_tools(to: SocketAddr, end: Instant) {
+fn by_tools(gateway: &Gateway, end: Instant) {
     let there = tools::ALL.iter().filter(|tool| tool.absent().is_none());
     for tool in there.cycle().take_while(|_| Instant::now() < end) {
-        if let Err(error) = tool.run(to, TOOL_SECONDS) {
+        if let Err(error) = tool.run(gateway, TOOL_SECONDS) {
             println!("  {}: {error:#}", tool.what);
             thread::sleep(SAMPLE);
         }

@@ -1,15 +1,24 @@
-//! Attacks by programs that others made: slowhttptest's four modes, and h2load as a mere flood of requests. What they print
-//! is read for how their connections ended.
+//! Attacks by programs that others made: slowhttptest's four modes, and h2load as a mere flood of requests. How their
+//! connections end is seen by what the gateway has left.
 
-use std::net::SocketAddr;
-use std::process::Command;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gateway_tests::Gateway;
 
 use super::scene::Endings;
 
 /// How long each goes on; longer than every time limit of the scene.
 pub const SECONDS: u64 = 12;
+
+/// Between two looks at what is left of an attack.
+const LOOK: Duration = Duration::from_millis(200);
+/// Connections of others that may be open meanwhile.
+const OTHERS_MAX: u64 = 6;
 
 /// One attack.
 pub struct Tool {
@@ -43,19 +52,26 @@ pub const ALL: &[Tool] = &[
         program: "slowhttptest",
         arguments: &["-R", "-a", "10", "-b", "3000"],
         path: "/pub/x",
-        ends: false,
+        ends: true,
     },
     Tool {
         what: "slowhttptest: slow read",
         program: "slowhttptest",
         arguments: &["-X", "-w", "10", "-y", "20", "-n", "5", "-z", "32", "-k", "1"],
         path: "/pub/large",
+        ends: true,
+    },
+    Tool {
+        what: "h2load: 100 connections, 10 streams",
+        program: "h2load",
+        arguments: &["-t1", "-c100", "-m10"],
+        path: "/pub/x",
         ends: false,
     },
     Tool {
-        what: "h2load: 100 connections, 100 streams",
+        what: "h2load: 50 connections, 100 streams",
         program: "h2load",
-        arguments: &["-t1", "-c100", "-m100"],
+        arguments: &["-t1", "-c50", "-m100"],
         path: "/pub/x",
         ends: false,
     },
@@ -79,8 +95,8 @@ impl Tool {
     }
 
     /// Runs it to its end.
-    pub fn run(&self, to: SocketAddr, seconds: u64) -> Result<Endings> {
-        let url = format!("http://{to}{}", self.path);
+    pub fn run(&self, gateway: &Gateway, seconds: u64) -> Result<Endings> {
+        let url = format!("http://{}{}", gateway.proxy(), self.path);
         let mut command = Command::new(self.program);
         command.args(self.arguments);
         if self.program == "h2load" {
@@ -88,40 +104,48 @@ impl Tool {
         } else {
             command.args(SLOW).args(["-l", &seconds.to_string(), "-u", &url]);
         }
-        let output = command.output().with_context(|| format!("cannot start {}", self.program))?;
-        let text = plain(&String::from_utf8_lossy(&output.stdout));
+        let printed = tempfile::tempfile()?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(printed.try_clone()?)
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program))?;
+        // A slow client does not notice that its connection is gone before it reads: the gateway is asked.
+        let mut left = 0;
+        let status = loop {
+            let open = gateway.status()["server"]["connections_active"].as_u64().unwrap_or(u64::MAX);
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            left = open;
+            thread::sleep(LOOK);
+        };
+        let text = text_of(printed)?;
         if self.program == "h2load" {
-            ensure!(output.status.success(), "h2load failed:\n{text}");
-            let line = |word: &str| text.lines().find(|line| line.starts_with(word)).unwrap_or_default().to_owned();
-            return Ok(Endings { words: line("requests: ").replace("requests: ", ""), good: None });
+            ensure!(status.success(), "h2load failed:\n{text}");
+            let line = text.lines().find_map(|line| line.strip_prefix("requests: ")).unwrap_or_default();
+            return Ok(Endings { words: line.to_owned(), good: None });
         }
-        let ended = slow(&text).with_context(|| format!("slowhttptest printed something else:\n{text}"))?;
-        let words =
-            format!("{} closed, {} left, {} errors", ended.closed, ended.connected + ended.pending, ended.errors);
-        Ok(Endings { words, good: self.ends.then_some(ended.connected + ended.pending == 0 && ended.closed > 0) })
+        ensure!(text.contains("Exit status:"), "slowhttptest printed something else:\n{text}");
+        // It ends before its time when there is nothing left.
+        if text.contains("No open connections left") {
+            left = 0;
+        }
+        let words = match left.checked_sub(OTHERS_MAX) {
+            None | Some(0) => "all ended".to_owned(),
+            Some(left) => format!("{left} left after {seconds} s"),
+        };
+        Ok(Endings { good: self.ends.then_some(left <= OTHERS_MAX), words })
     }
 }
 
-/// What slowhttptest counts at its end.
-#[derive(Debug, PartialEq, Eq)]
-struct Slow {
-    pending: u64,
-    connected: u64,
-    errors: u64,
-    closed: u64,
-}
-
-fn slow(text: &str) -> Option<Slow> {
-    let last = |word: &str| -> Option<u64> {
-        let line = text.lines().rev().find_map(|line| line.trim().strip_prefix(word))?;
-        line.trim().parse().ok()
-    };
-    Some(Slow {
-        pending: last("pending:")?,
-        connected: last("connected:")?,
-        errors: last("error:")?,
-        closed: last("closed:")?,
-    })
+/// What was printed, without what colours it.
+fn text_of(mut file: File) -> Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(plain(&String::from_utf8_lossy(&bytes)))
 }
 
 /// The text without what colours it.
