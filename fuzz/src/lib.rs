@@ -3,14 +3,21 @@
 
 #![allow(missing_docs, reason = "the functions are named as their targets")]
 
+mod requests;
+
 use std::sync::{Arc, OnceLock};
+
+pub use requests::{expression, requests, template};
 
 use bytes::Bytes;
 use gateway::ber;
 use gateway::config::{Bundle, Load, compile};
+use gateway::identity::JwtAlgorithm;
 use gateway::identity::certificate::Names;
 use gateway::identity::dn;
+use gateway::identity::jwk::KeySet;
 use gateway::identity::remote::ldap::verdict_of;
+use gateway::listen::proxy_protocol::{HEADER_BYTES_MAX, Step, read};
 use gateway::plugins::Shared;
 use gateway::plugins::auth::jwt_token;
 use gateway::proxy::h1::{Connection, Limits, Reply, RequestHead};
@@ -25,16 +32,21 @@ use tokio::io::AsyncWriteExt;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 14] = [
     ("certificate", certificate),
     ("config", config),
+    ("expression", expression),
     ("host", host),
+    ("jwks", jwks),
     ("jwt", jwt),
     ("ldap", ldap),
     ("packet", packet_parser),
     ("path", path),
+    ("proxy_protocol", proxy_protocol),
+    ("request", requests),
     ("response", response),
     ("sanitize", sanitized),
+    ("template", template),
 ];
 
 fn shared() -> &'static Arc<Shared> {
@@ -198,6 +210,37 @@ pub fn packet_parser(data: &[u8]) {
     for end in (0..data.len().min(128)).rev() {
         if let Ok(cut) = packet::parse(Frame(&data[..end])) {
             assert_eq!(Ok(cut), whole, "cut at {end}");
+        }
+    }
+}
+
+/// The keys that a server publishes are read or refused, and none of them verifies what nobody signed.
+pub fn jwks(data: &[u8]) {
+    gateway::crypto::install();
+    let Ok(keys) = KeySet::read(data) else { return };
+    assert!(keys.has(None), "no key is left");
+    for algorithm in [JwtAlgorithm::HS256, JwtAlgorithm::RS256, JwtAlgorithm::ES256, JwtAlgorithm::EdDSA] {
+        assert_ne!(keys.verify(None, algorithm, b"message", b"signature"), Some(true));
+    }
+}
+
+/// A header of the PROXY protocol ends where it ends, however many bytes have come, and is never longer than its bound.
+pub fn proxy_protocol(data: &[u8]) {
+    let whole = read(data);
+    match whole {
+        Ok(Step::Done(_, length)) => {
+            assert!((15..=data.len().min(HEADER_BYTES_MAX)).contains(&length), "{length}");
+            assert_eq!(read(&data[..length]), whole);
+            assert_eq!(read(&data[..length - 1]), Ok(Step::More));
+        }
+        Ok(Step::More) => assert!(data.len() < HEADER_BYTES_MAX),
+        Err(_) => {}
+    }
+    // Once it is clear that the bytes are none, more of them change nothing.
+    for end in 0..data.len().min(256) {
+        match read(&data[..end]) {
+            Ok(Step::More) => {}
+            said => assert_eq!(said, whole, "after {end} bytes"),
         }
     }
 }

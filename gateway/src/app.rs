@@ -383,7 +383,7 @@ impl Control for App {
             "uptime_s": self.started.elapsed().as_secs(),
             "config": self.running.status(),
             "workers": self.workers.0.len(),
-            "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream })).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(|(a, port)| json!({ "address": a.to_string(), "tls": port.tls, "stream": port.stream, "proxy_protocol": port.proxy_protocol })).collect::<Vec<_>>(),
             "server": { "connections_active": self.registry.connections(), "total_requests": self.registry.requests() },
             "memory": { "rss_kib": process::rss_kib() },
             "limits": { "counters": self.shared.windows.len() },

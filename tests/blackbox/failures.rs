@@ -68,6 +68,24 @@ fn an_answer_that_never_comes() {
 }
 
 #[test]
+fn an_answer_that_stops_in_its_body_is_cut() {
+    for framing in ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
+        let half = format!("HTTP/1.1 200 OK\r\n{framing}").into_bytes();
+        let upstream = Upstream::new(move |seen| match &*seen.target {
+            "/half" => Answer::Stall(half.clone()),
+            _ => Answer::reply(200, &[], b"ok"),
+        });
+        let gateway = gateway(&upstream, "  read_timeout: 300");
+        let mut client = gateway.connect();
+        client.patience(Duration::from_secs(5));
+        let cut = client.try_send(&Request::get("/half")).expect_err("half an answer is none");
+        assert!(!matches!(cut.kind(), std::io::ErrorKind::WouldBlock), "the gateway ended it: {cut}");
+        gateway.get("/ok").expect(200);
+        assert_eq!(upstream.count(), 2, "it is not asked for again");
+    }
+}
+
+#[test]
 fn a_name_that_nobody_knows() {
     let gateway = Gateway::start(&config("http://no-such-host.invalid", "  retries: 0"));
     gateway.get("/").expect_templated(503, "name resolution failed");

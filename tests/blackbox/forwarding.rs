@@ -54,6 +54,10 @@ fn a_trusted_proxys_claims_count() {
     assert_eq!(seen("x-forwarded-host"), "front.test");
     assert_eq!(seen("x-forwarded-port"), "443");
     assert_eq!(seen("x-forwarded-path"), "/front");
+    // Where no chain was begun, the client is all of it (Kong).
+    let named = Request::get("/api").header("X-Real-IP", "10.9.8.7");
+    let reply = gateway.connect_from([127, 0, 0, 5]).send(&named).expect(200);
+    assert_eq!(reply.echoed("x-forwarded-for").as_deref(), Some("10.9.8.7"));
     let stranger = gateway.connect_from([127, 0, 0, 6]).send(&claims()).expect(200);
     assert_eq!(stranger.echoed("x-forwarded-proto").as_deref(), Some("http"));
     assert_eq!(stranger.echoed("x-real-ip").as_deref(), Some("127.0.0.6"));

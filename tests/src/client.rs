@@ -146,7 +146,19 @@ impl Client {
     /// As [`Client::connect_tls`] with a configuration of one's own, where a refusal is an outcome.
     #[track_caller]
     pub fn try_connect_tls(to: SocketAddr, sni: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
-        let plain = Self::connect(to);
+        Self::over_tls(Self::connect(to), sni, config)
+    }
+
+    /// As [`Client::connect_tls`], with bytes in the clear before it.
+    #[track_caller]
+    pub fn connect_tls_behind(to: SocketAddr, sni: &str, first: &[u8]) -> Self {
+        let mut plain = Self::connect(to);
+        plain.write(first).expect("the connection is new");
+        Self::over_tls(plain, sni, tls::client_config(&[b"http/1.1"]))
+            .unwrap_or_else(|error| panic!("TLS to {to} as {sni}: {error}"))
+    }
+
+    fn over_tls(plain: Self, sni: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let stream = tls::client_with(plain.wire.into_parts().0, sni, config)?;
         let certificate = tls::peer_certificate(&stream.conn);
         Ok(Self { wire: Wire::new(Box::new(stream)), socket: plain.socket, certificate })

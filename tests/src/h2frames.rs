@@ -2,7 +2,8 @@
 //! the answer as tells refusal from acceptance.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::connect_bound;
@@ -12,10 +13,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
@@ -67,8 +70,16 @@ impl Frames {
         Self::begin(connect_bound(to, from, ANSWER_WITHIN)?)
     }
 
+    /// As [`Frames::connect`], with bytes before it.
+    pub fn connect_behind(to: SocketAddr, first: &[u8]) -> io::Result<Self> {
+        let mut socket = TcpStream::connect(to)?;
+        socket.write_all(first)?;
+        Self::begin(socket)
+    }
+
     fn begin(mut socket: TcpStream) -> io::Result<Self> {
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+        socket.set_write_timeout(Some(ANSWER_WITHIN))?;
         socket.set_nodelay(true)?;
         socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
         let mut out = Self { socket, was_reset: false };
@@ -119,6 +130,33 @@ impl Frames {
             }
         }
         Outcome::Silent
+    }
+
+    /// Reads all that comes on a thread of its own, so that the other side never waits for its reader. The
+    /// thread ends with the connection and says how: a GOAWAY, or a mere close.
+    pub fn listen_aside(&self) -> io::Result<thread::JoinHandle<Outcome>> {
+        let socket = self.socket.try_clone()?;
+        socket.set_read_timeout(None)?;
+        let mut ear = Self { socket, was_reset: false };
+        Ok(thread::spawn(move || {
+            let mut goaway = None;
+            loop {
+                match ear.read() {
+                    Ok((GOAWAY, _, _, payload)) => {
+                        let code = payload.get(4..8).and_then(|bytes| bytes.try_into().ok());
+                        goaway = Some(Outcome::GoAway(code.map_or(0, u32::from_be_bytes)));
+                    }
+                    Ok(_) => {}
+                    Err(_) => return goaway.unwrap_or(Outcome::Closed),
+                }
+            }
+        }))
+    }
+
+    /// Ends the connection on this side, in both directions.
+    pub fn hang_up(&self) {
+        // Already closed by the other side is as good.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// True if the other side resets the connection, whatever it sends before.

@@ -1,4 +1,5 @@
-//! A child process whose output is read as it comes, and its end. It knows nothing of what the process is.
+//! A child process whose output is read as it comes, and its end. What the
+//! kernel says of any process. It knows nothing of what the process is.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ExitStatus};
@@ -72,4 +73,24 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
         status.is_some()
     });
     status
+}
+
+/// Resident memory of a process, KiB; 0 if it is gone.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Open descriptors of a process; 0 if it is gone.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Processor time of a process, ticks of 10 ms; 0 if it is gone.
+pub fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let time = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    time(11) + time(12)
 }

@@ -39,17 +39,18 @@ pub fn faults(bytes: &[u8], headers: &[(String, String)]) -> Vec<String> {
 
 /// Whether a server that reads `_` as `-` would take the name for one that frames a message or carries an identity.
 fn is_lookalike(name: &[u8]) -> bool {
-    const KNOWN: [&str; 6] = ["host", "connection", "authorization", "proxy-authorization", "upgrade", "expect"];
-    const PREFIXES: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
         "content-length",
         "transfer-encoding",
-        "x-forwarded-",
+        "host",
+        "connection",
+        "authorization",
+        "proxy-authorization",
+        "upgrade",
+        "expect",
         "x-real-ip",
-        "x-consumer-",
-        "x-credential-",
-        "x-authenticated-",
-        "x-anonymous-",
     ];
+    const PREFIXES: [&str; 5] = ["x-forwarded-", "x-consumer-", "x-credential-", "x-authenticated-", "x-anonymous-"];
     let dashed = String::from_utf8_lossy(name).to_ascii_lowercase().replace('_', "-");
     name.contains(&b'_') && (KNOWN.contains(&&*dashed) || PREFIXES.iter().any(|prefix| dashed.starts_with(prefix)))
 }

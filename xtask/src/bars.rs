@@ -1,9 +1,13 @@
-//! The table of the kernel edge's bars, R1 to R13, as tests and measurements tell its rows. It must not start anything.
+//! Tables of bars: the kernel edge's, R1 to R13, and those of hostile traffic, S1 to S11, as tests and measurements tell their
+//! rows. It must not start anything.
 
 use std::fmt::Write as _;
 
-/// What each bar asks.
-const BARS: [(&str, &str); 13] = [
+/// Bars by number, with what each asks.
+pub type Bars = [(&'static str, &'static str)];
+
+/// The kernel edge's.
+pub const EDGE: &Bars = &[
     ("R1", "cost of a packet"),
     ("R2", "good traffic survives a flood"),
     ("R3", "no tax when idle"),
@@ -19,6 +23,21 @@ const BARS: [(&str, &str); 13] = [
     ("R13", "same policy without the kernel"),
 ];
 
+/// Those of hostile traffic.
+pub const HOSTILE: &Bars = &[
+    ("S1", "memory above idle under attack"),
+    ("S2", "other clients are answered"),
+    ("S3", "their slowest answer"),
+    ("S4", "attacks are ended"),
+    ("S5", "reload"),
+    ("S6", "stop"),
+    ("S7", "upstream gone"),
+    ("S8", "stale pooled connections"),
+    ("S9", "descriptors run out"),
+    ("S10", "standstill"),
+    ("S11", "soak"),
+];
+
 /// One row: the bar's number, what, bar, measured, verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row([String; 5]);
@@ -30,12 +49,18 @@ pub fn row(line: &str) -> Option<Row> {
     words.try_into().ok().map(Row)
 }
 
+/// Rows below their bar.
+#[must_use]
+pub fn missed(rows: &[Row]) -> usize {
+    rows.iter().filter(|row| row.0[4] != "pass").count()
+}
+
 /// All rows by number; `elsewhere` says where those come from that are not among them.
 #[must_use]
-pub fn table(rows: &[Row], elsewhere: &str) -> String {
+pub fn table(bars: &Bars, rows: &[Row], elsewhere: &str) -> String {
     let mut lines: Vec<[String; 5]> = vec![["", "what", "bar", "measured", ""].map(str::to_owned)];
     let mut missing = Vec::new();
-    for (id, title) in BARS {
+    for &(id, title) in bars {
         let own: Vec<&Row> = rows.iter().filter(|row| row.0[0] == id).collect();
         if own.is_empty() {
             missing.push(format!("{id} ({title})"));
@@ -56,8 +81,7 @@ pub fn table(rows: &[Row], elsewhere: &str) -> String {
         let text = cells.collect::<Vec<_>>().join("  ");
         let _ = writeln!(out, "{}", text.trim_end());
     }
-    let bad = rows.iter().filter(|row| row.0[4] != "pass").count();
-    let _ = writeln!(out, "{} rows, {bad} of them below their bar", rows.len());
+    let _ = writeln!(out, "{} rows, {} of them below their bar", rows.len(), missed(rows));
     if !missing.is_empty() {
         let _ = writeln!(out, "not here: {}; {elsewhere}", missing.join(", "));
     }
@@ -72,7 +96,7 @@ mod tests {
     fn rows_stand_by_number_and_what_is_missing_is_named() {
         let lines = ["BAR\tR10\tuser\tnobody\tnobody\tpass", "noise", "BAR\tR2\tflood\t≥ 99%\t98%\tmisses by 1%"];
         let rows: Vec<Row> = lines.iter().filter_map(|line| row(line)).collect();
-        let table = table(&rows, "elsewhere");
+        let table = table(EDGE, &rows, "elsewhere");
         let at = |text: &str| table.find(text).expect("it is there");
         assert!(at("R2 ") < at("R10 "), "{table}");
         assert!(table.contains("2 rows, 1 of them below their bar"), "{table}");

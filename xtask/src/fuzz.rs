@@ -8,12 +8,28 @@ use anyhow::{Result, bail};
 use crate::{build, shell};
 
 /// Targets of `fuzz/`, and the one over the wire.
-const TARGETS: [&str; 9] = ["certificate", "config", "host", "jwt", "ldap", "packet", "path", "response", "sanitize"];
+const TARGETS: [&str; 14] = [
+    "certificate",
+    "config",
+    "expression",
+    "host",
+    "jwks",
+    "jwt",
+    "ldap",
+    "packet",
+    "path",
+    "proxy_protocol",
+    "request",
+    "response",
+    "sanitize",
+    "template",
+];
 const WIRE: &str = "wire";
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// One target only: certificate, config, host, jwt, ldap, packet, path, response, sanitize, or wire (default: all)
+    /// One target only: certificate, config, expression, host, jwks, jwt, ldap, packet, path, proxy_protocol, request,
+    /// response, sanitize, template, or wire (default: all)
     target: Option<String>,
     /// Minutes for each target of libFuzzer
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]

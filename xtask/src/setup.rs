@@ -37,6 +37,7 @@ const BENCH: &[Need] = &[
     Need { program: "haproxy", packages: &["haproxy"], purpose: "a peer" },
     Need { program: "wrk", packages: &["wrk"], purpose: "the load generator" },
     Need { program: "h2load", packages: &["nghttp2-client"], purpose: "the load generator for HTTP/2" },
+    Need { program: "slowhttptest", packages: &["slowhttptest"], purpose: "slow clients" },
     Need { program: "openssl", packages: &["openssl"], purpose: "makes the certificate and the token" },
     Need { program: "taskset", packages: &["util-linux"], purpose: "pins each process to a core" },
 ];

@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn report(tally: &Tally) {
     println!();
     if !tally.bars.is_empty() {
-        println!("{}", bars::table(&tally.bars, "`cargo xtask bench edge` measures those"));
+        println!("{}", bars::table(bars::EDGE, &tally.bars, "`cargo xtask bench edge` measures those"));
     }
     for skip in &tally.skips {
         println!("skipped  {skip}");

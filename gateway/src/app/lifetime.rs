@@ -10,12 +10,11 @@ use serde_json::json;
 use super::{App, Options};
 use crate::background::Background;
 use crate::config::Snapshot;
-use crate::listen::Port;
 
 /// Says where it listens, in the log and in the ready file.
 pub fn announce(app: &App, admin: Option<SocketAddr>, options: &Options) -> anyhow::Result<()> {
     let those = |stream: bool, tls: bool| {
-        let addresses = app.listeners.iter().filter(|(_, port)| *port == Port { tls, stream });
+        let addresses = app.listeners.iter().filter(|(_, port)| port.tls == tls && port.stream == stream);
         addresses.map(|(a, _)| a.to_string()).collect::<Vec<_>>()
     };
     let of = |tls| those(false, tls);

@@ -13,6 +13,7 @@ mod flatten;
 pub mod handshake;
 mod ids;
 mod keys;
+mod listens;
 pub mod marks;
 mod parts;
 mod plugins;

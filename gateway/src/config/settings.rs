@@ -1,25 +1,27 @@
-//! The gateway's own block, `gateway:`, and Kong's environment variables: where to listen, whom to trust, how the edge acts.
+//! The gateway's own block, `gateway:`, and Kong's environment variables: whom to trust, how the edge acts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
 use super::bounds::{Limits, Timeouts};
+pub use super::listens::Listen;
+use super::listens::{listen, listen_of, stream_listen};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
-/// One listening socket of the proxy.
+/// Where a trusted peer names the client (Kong `real_ip_header`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Its address; port 0 is any free one.
-    pub address: SocketAddr,
-    /// Whether it speaks TLS.
-    pub tls: bool,
+pub enum RealIp {
+    /// In a header.
+    Header(HeaderName),
+    /// Before the connection's own bytes (Kong's `proxy_protocol`).
+    ProxyProtocol,
 }
 
 /// Kong's variables, as far as they are honoured.
@@ -119,8 +121,8 @@ pub struct Settings {
     pub workers: usize,
     /// Peers whose forwarding headers count.
     pub trusted: Vec<IpNet>,
-    /// The header in which a trusted peer names the client (Kong `real_ip_header`).
-    pub real_ip_header: HeaderName,
+    /// Where a trusted peer names the client.
+    pub real_ip: RealIp,
     /// Whether trusted addresses in it are passed over, from the right (Kong `real_ip_recursive`).
     pub real_ip_recursive: bool,
     /// The headers that the gateway adds.
@@ -135,6 +137,18 @@ pub struct Settings {
     pub limits: Limits,
     /// The edge; without it a file behaves exactly as with Kong.
     pub edge: Option<Policy>,
+}
+
+impl Settings {
+    /// Whether a peer's word about its client counts.
+    #[must_use]
+    pub fn is_trusted(&self, peer: IpAddr) -> bool {
+        self.trusted.iter().any(|net| net.contains(&peer))
+    }
+
+    fn listens_for_proxy_protocol(&self) -> bool {
+        self.listen.iter().chain(&self.stream_listen).any(|listen| listen.proxy_protocol)
+    }
 }
 
 /// Reads the block; `tls` tells whether the file has certificates, which opens Kong's TLS port by default.
@@ -158,7 +172,7 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         router_flavor: flavor(fields, env),
         workers: fields.integer("workers", 1..=1024).map_or_else(cpus, |n| n as usize),
         trusted,
-        real_ip_header: real_ip_header(fields, env),
+        real_ip: real_ip(fields, env),
         real_ip_recursive: real_ip_recursive(fields, env),
         marks: marks::read(fields, env),
         style: marks::style(fields, env),
@@ -167,6 +181,13 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         limits: Limits::read(fields.fields("limits").as_ref()),
         edge: None,
     };
+    if settings.real_ip == RealIp::ProxyProtocol && !settings.listens_for_proxy_protocol() {
+        fields.report.mismatch(
+            fields.place_of("real_ip_header"),
+            "`real_ip_header` is `proxy_protocol`, and no listener speaks it",
+            "ADDRESS:PORT proxy_protocol among the listen addresses",
+        );
+    }
     if let Some(edge) = fields.fields("edge") {
         settings.edge = Some(policy(&edge, &settings));
     }
@@ -175,66 +196,6 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn listen(fields: &Fields<'_>, tls: bool, env: &Environment) -> Vec<Listen> {
-    let given = fields.strings("listen");
-    let texts = match (&env.proxy_listen, given) {
-        (Some(text), _) => text.split(',').map(|t| (Place::default(), t.to_owned())).collect(),
-        (None, Some(given)) => given,
-        (None, None) => {
-            let mut default = vec![(Place::default(), "0.0.0.0:8000".to_owned())];
-            if tls {
-                default.push((Place::default(), "0.0.0.0:8443 ssl".to_owned()));
-            }
-            default
-        }
-    };
-    listens(fields, texts)
-}
-
-/// Kong's `stream_listen`; off unless it is given.
-fn stream_listen(fields: &Fields<'_>, env: &Environment) -> Vec<Listen> {
-    let given = fields.strings("stream_listen").unwrap_or_default();
-    let variable = env.stream_listen.as_ref();
-    let variable = variable.map(|text| text.split(',').map(|t| (Place::default(), t.to_owned())).collect());
-    listens(fields, variable.unwrap_or(given))
-}
-
-fn listens(fields: &Fields<'_>, texts: Vec<(Place, String)>) -> Vec<Listen> {
-    let mut listens = Vec::new();
-    for (place, text) in texts {
-        if text.trim() == "off" {
-            continue;
-        }
-        match listen_of(&text) {
-            Ok(listen) => listens.push(listen),
-            Err(what) => fields.report.mismatch(
-                place,
-                format!("listen address `{}`: {what}", text.trim()),
-                "ADDRESS:PORT [ssl] [http2]",
-            ),
-        }
-    }
-    listens
-}
-
-/// One entry of Kong's `proxy_listen`; flags that make no difference here are accepted.
-fn listen_of(text: &str) -> Result<Listen, String> {
-    let mut words = text.split_whitespace();
-    let address = words.next().ok_or("nothing given")?;
-    let address = address.parse().map_err(|_| format!("`{address}` is no socket address"))?;
-    let mut tls = false;
-    for word in words {
-        match word {
-            "ssl" => tls = true,
-            "http2" | "reuseport" | "deferred" | "bind" => {}
-            _ if word.starts_with("backlog=") || word.starts_with("so_keepalive=") || word.starts_with("ipv6only=") => {
-            }
-            _ => return Err(format!("`{word}` is not supported")),
-        }
-    }
-    Ok(Listen { address, tls })
 }
 
 /// Characters of a token at least.
@@ -279,7 +240,7 @@ fn admin(fields: &Fields<'_>, env: &Environment, token: Option<&Secret>) -> Opti
     match text.as_str() {
         "off" => None,
         text => match listen_of(text) {
-            Ok(listen) if !listen.tls => {
+            Ok(listen) if !listen.tls && !listen.proxy_protocol => {
                 if !listen.address.ip().is_loopback() && token.is_none() {
                     fields.report.mismatch(
                         place,
@@ -305,17 +266,20 @@ fn trusted(fields: &Fields<'_>, env: &Environment) -> Vec<IpNet> {
     }
 }
 
-fn real_ip_header(fields: &Fields<'_>, env: &Environment) -> HeaderName {
+fn real_ip(fields: &Fields<'_>, env: &Environment) -> RealIp {
     let given = fields.string("real_ip_header");
     let text = env.real_ip_header.clone().or(given).unwrap_or_else(|| "X-Real-IP".to_owned());
-    HeaderName::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
+    if text == "proxy_protocol" {
+        return RealIp::ProxyProtocol;
+    }
+    RealIp::Header(HeaderName::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
         fields.report.mismatch(
             fields.place_of("real_ip_header"),
             format!("`real_ip_header` is `{text}`"),
-            "a header name",
+            "a header name, or proxy_protocol",
         );
         HeaderName::from_static("x-real-ip")
-    })
+    }))
 }
 
 fn real_ip_recursive(fields: &Fields<'_>, env: &Environment) -> bool {
@@ -483,19 +447,4 @@ fn ladder(edge: &Fields<'_>) -> Option<LadderPolicy> {
         neighbour_window: f.duration("neighbour_window").unwrap_or(defaults.neighbour_window),
         sources_max: count("sources_max", defaults.sources_max),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kong_listen_lines_are_understood() {
-        assert_eq!(
-            listen_of("0.0.0.0:8443 http2 ssl reuseport backlog=16384"),
-            Ok(Listen { address: "0.0.0.0:8443".parse().expect("address"), tls: true })
-        );
-        assert!(listen_of("0.0.0.0:8000 proxy_protocol").is_err());
-        assert!(listen_of("localhost").is_err());
-    }
 }

@@ -16,7 +16,7 @@ use aya::{
 use gateway_common::{Source, map::Verdict, map::name};
 
 use super::{
-    hook::{Failure, Guard, attach_tc, attach_xdp, load_xdp, replace_tc, replace_xdp},
+    hook::{Failure, Guard, attach_tc, attach_xdp, load_xdp, replace_tc, replace_xdp, xdp_id},
     host::loads_without_barriers,
     link::xdp_program,
     maps::{Held, Maps},
@@ -137,9 +137,13 @@ impl Kernel {
         &mut self.ebpf
     }
 
-    /// Lets go of interfaces that are gone, or whose name belongs to another one now.
+    /// Lets go of interfaces that are gone, whose name belongs to another one now, or off which somebody took the program.
     pub fn let_go(&mut self) {
-        let is_there = |one: &Attached| nix::net::if_::if_nametoindex(one.interface.as_str()) == Ok(one.index);
+        let own = xdp_id(&self.ebpf);
+        let is_there = |one: &Attached| {
+            let same = nix::net::if_::if_nametoindex(one.interface.as_str()) == Ok(one.index);
+            same && (one.guard == Guard::Tc || stands(one, own))
+        };
         for gone in self.attached.extract_if(.., |one| !is_there(one)) {
             self.pins.iter().for_each(|pins| remove(&pins.link(gone.hook(), &gone.interface)));
         }
@@ -234,6 +238,21 @@ impl Kernel {
         remove(&at_tc);
         None
     }
+}
+
+/// Whether the program still stands at the interface's XDP hook: root can force a link off (`bpftool link detach`), which then
+/// guards nothing. What cannot be asked is taken as it was.
+fn stands(one: &Attached, own: Option<u32>) -> bool {
+    let stands = match xdp_program(one.index) {
+        // Zero stands for several.
+        Ok(Some(there)) => there.program == 0 || own.is_none_or(|own| own == there.program),
+        Ok(None) => false,
+        Err(_) => true,
+    };
+    if !stands {
+        tracing::warn!(interface = one.interface, "the edge's program was taken off the interface by somebody else");
+    }
+    stands
 }
 
 /// The best hook that can be had.

@@ -42,7 +42,7 @@ const HISTORY_MAX: usize = 1_000;
 /// Samples read at once.
 const SAMPLES_AT_ONCE: usize = 1_024;
 /// Seconds between two looks at the interfaces.
-const LOOK_EVERY_TICKS: u64 = 5;
+const LOOK_EVERY_TICKS: u64 = 2;
 /// How long a connection stays cut: the worker that holds it closes it long before.
 const CUT_NS: u64 = 60_000_000_000;
 /// How long an accepted credential raises a source's ceilings.

@@ -50,6 +50,12 @@ fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
     ebpf.program_mut(name::PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
+/// The id of the loaded XDP program.
+pub(super) fn xdp_id(ebpf: &Ebpf) -> Option<u32> {
+    let program: &Xdp = ebpf.program(name::PROGRAM)?.try_into().ok()?;
+    program.info().ok().map(|info| info.id())
+}
+
 /// The classifier, loaded when it is first needed.
 fn tc_program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, ProgramError> {
     let program: &mut SchedClassifier =

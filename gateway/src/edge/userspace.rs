@@ -210,6 +210,12 @@ impl Standings {
         if !self.executes.load(Ordering::Relaxed) {
             return Admission::Admit;
         }
+        self.admit_named(source, now_ns)
+    }
+
+    /// Judges a connection from `source` as a load balancer names it: no program in the kernel sees that address.
+    #[must_use]
+    pub fn admit_named(&self, source: IpAddr, now_ns: u64) -> Admission {
         let judgement = self.judge(source, now_ns);
         self.outcomes[judgement.outcome.counter() as usize].fetch_add(1, Ordering::Relaxed);
         if judgement.outcome.drops() { Admission::Refuse(judgement.outcome.reason) } else { Admission::Admit }

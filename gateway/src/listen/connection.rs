@@ -42,11 +42,22 @@ const FIRST_BYTES_MAX: usize = 1024;
 /// Bytes of a request's head at most; hyper answers 431 beyond it, and beyond its own 100 fields.
 pub(super) const HEAD_MAX: usize = 64 * 1024;
 
-/// Serves a connection between these addresses to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, (peer, local): (SocketAddr, SocketAddr), tls: bool) {
+/// Whose connection it is.
+#[derive(Clone, Copy)]
+pub struct Party {
+    /// The TCP peer, or the client for which it speaks.
+    pub peer: SocketAddr,
+    /// The address that it connected to.
+    pub local: SocketAddr,
+    /// Whether another peer has told so, by the PROXY protocol.
+    pub told: bool,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, Party { peer, local, told }: Party, tls: bool) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
-    let client = Client { peer, ip: peer.ip(), trusted: false, local_port: local.port(), tls };
+    let client = Client { peer, ip: peer.ip(), trusted: false, told, local_port: local.port(), tls };
     let presence = Presence::new(clock::monotonic_ns());
     let registered = worker.registry.add(&presence, peer, local);
     let wire = Wire::new(tcp, &presence);

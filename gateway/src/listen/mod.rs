@@ -1,7 +1,9 @@
 //! From listening sockets to requests: accept, TLS, HTTP version, time limits of the client side, drain.
 
 mod connection;
+mod introduced;
 mod messages;
+pub mod proxy_protocol;
 mod socket;
 mod stream;
 mod watched;

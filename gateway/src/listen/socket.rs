@@ -16,6 +16,8 @@ pub struct Port {
     pub tls: bool,
     /// Bytes of stream routes, and not HTTP.
     pub stream: bool,
+    /// The PROXY protocol before anything else.
+    pub proxy_protocol: bool,
 }
 
 /// The sockets of one listen address.
@@ -44,7 +46,7 @@ pub fn bind(listen: &Listen, stream: bool, count: usize, beside: bool) -> anyhow
         address = socket.local_addr()?;
         sockets.push(socket);
     }
-    Ok(Bound { address, port: Port { tls: listen.tls, stream }, sockets })
+    Ok(Bound { address, port: Port { tls: listen.tls, stream, proxy_protocol: listen.proxy_protocol }, sockets })
 }
 
 /// SO_REUSEPORT would let a second gateway take half of the connections of the first, by mistake. Without it the address

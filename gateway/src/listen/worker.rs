@@ -1,16 +1,18 @@
 //! A worker thread: its own runtime, its own sockets, its own everything. Commands come from the control plane.
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::connection;
+use super::connection::{self, Party};
+use super::introduced::{Fault, Introduced, introduce};
 use super::socket::Port;
 use super::stream;
 use super::wire;
@@ -208,7 +210,7 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let seat = match admit(&worker, peer.ip().to_canonical()) {
+                let seat = match admit(&worker, peer.ip().to_canonical(), Standings::admit_connection) {
                     Ok(seat) => seat,
                     Err(reason) => {
                         worker.count_refused(reason);
@@ -219,14 +221,12 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
                 let Some(local) = bound.or_else(|| tcp.local_addr().ok()) else { continue };
                 worker.count_accepted();
                 let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move {
-                    if port.stream {
-                        stream::serve(worker, tcp, (peer, local), port).await;
-                    } else {
-                        connection::serve(worker, tcp, (peer, local), port.tls).await;
-                    }
-                    drop(seat);
-                });
+                let party = Party { peer, local, told: false };
+                if port.proxy_protocol {
+                    tokio::task::spawn_local(introduced(worker, tcp, (party, seat), port, drained.clone()));
+                } else {
+                    tokio::task::spawn_local(serve(worker, tcp, party, port, seat));
+                }
             }
             // The peer gave up in between: nothing to wait for.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
@@ -243,10 +243,44 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
     }
 }
 
-/// A seat for a connection from `ip`, or why it has none.
-fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
+/// Serves a connection to its end; the seat is held until then.
+async fn serve(worker: Rc<Worker>, tcp: TcpStream, party: Party, port: Port, _seat: Seat) {
+    if port.stream {
+        stream::serve(worker, tcp, (party.peer, party.local), port).await;
+    } else {
+        connection::serve(worker, tcp, party, port.tls).await;
+    }
+}
+
+/// The same for a connection that a load balancer introduces.
+async fn introduced(
+    worker: Rc<Worker>,
+    mut tcp: TcpStream,
+    (party, seat): (Party, Seat),
+    port: Port,
+    mut drained: Drained,
+) {
+    let peer = SocketAddr::new(party.peer.ip().to_canonical(), party.peer.port());
+    match introduce(&worker, &mut tcp, (peer, seat), port.stream, &mut drained).await {
+        Ok(Introduced { source, told, seat }) => {
+            serve(worker, tcp, Party { peer: source, told, ..party }, port, seat).await;
+        }
+        Err(Fault::Gone) => {}
+        Err(Fault::Refused(reason)) => {
+            worker.count_refused(reason);
+            wire::reset_on_close(&tcp);
+        }
+    }
+}
+
+/// A seat for a connection from `ip`, or why it has none; `judge` asks the edge.
+pub(super) fn admit(
+    worker: &Rc<Worker>,
+    ip: IpAddr,
+    judge: impl Fn(&Standings, IpAddr, u64) -> Admission,
+) -> Result<Seat, &'static str> {
     if let Some(edge) = &worker.edge
-        && !matches!(edge.standings.admit_connection(ip, clock::monotonic_ns()), Admission::Admit)
+        && !matches!(judge(&edge.standings, ip, clock::monotonic_ns()), Admission::Admit)
     {
         return Err("edge");
     }
@@ -261,13 +295,14 @@ fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
         return Err("connections");
     }
     let per_source = share(settings.limits.connections_per_source);
-    if per_source > 0 && worker.seats_of(ip) >= per_source && !settings.trusted.iter().any(|net| net.contains(&ip)) {
+    if per_source > 0 && worker.seats_of(ip) >= per_source && !settings.is_trusted(ip) {
         return Err("connections_per_source");
     }
     Ok(Seat::new(worker, ip))
 }
 
-fn patience(worker: &Worker) -> Patience {
+/// The time that clients have.
+pub(super) fn patience(worker: &Worker) -> Patience {
     let timeouts = worker.local().snapshot.settings.timeouts;
     let hurry = worker.shared.pressure.level() >= Level::Shut;
     let timeouts = if hurry { timeouts.hurried() } else { timeouts };

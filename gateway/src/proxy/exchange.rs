@@ -46,12 +46,14 @@ pub type RouteRef = Rc<Arc<RouteInfo>>;
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// The TCP peer.
+    /// The TCP peer, or the client that a load balancer names before the connection's own bytes (PROXY protocol).
     pub peer: SocketAddr,
     /// The client: the peer, or what a trusted peer says of it (Kong `trusted_ips`, `real_ip_header`).
     pub ip: IpAddr,
     /// Whether the peer is trusted, so that its forwarding headers count.
     pub trusted: bool,
+    /// Whether a load balancer has named the peer: the connection's packets are not the peer's.
+    pub told: bool,
     /// The port that the client connected to.
     pub local_port: u16,
     /// Whether the connection is TLS.
@@ -241,7 +243,14 @@ impl Exchange {
             host: "gateway.test".to_owned(),
             host_port: None,
             captures: Vec::new(),
-            client: Client { peer: SocketAddr::new(ip, 40_000), ip, trusted: false, local_port: 8000, tls: false },
+            client: Client {
+                peer: SocketAddr::new(ip, 40_000),
+                ip,
+                trusted: false,
+                told: false,
+                local_port: 8000,
+                tls: false,
+            },
             channel: Rc::new(Channel { peer: "127.0.0.1".into(), port: "8000".into(), ..Channel::default() }),
             client_text: None,
             request_id: RequestId::new(7),

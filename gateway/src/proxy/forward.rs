@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 use smallvec::SmallVec;
 
 use super::exchange::{Exchange, Response, is_identity};
@@ -105,20 +105,6 @@ pub fn strip_identity(headers: &mut HeaderMap) {
     }
 }
 
-/// Joins the crumbs of an HTTP/2 cookie (RFC 9113 §8.2.3): HTTP/1 has one field.
-pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
-    let mut joined = [first.as_bytes(), b"; ", second.as_bytes()].concat();
-    for crumb in crumbs {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(crumb.as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, value);
-    }
-}
-
 /// Removes hop-by-hop fields and those that `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let mut names: Names = headers.keys().filter(|n| is_hop_by_hop(n)).cloned().collect();
@@ -148,9 +134,12 @@ impl<'a> Border<'a> {
     #[must_use]
     pub fn new(exchange: &'a Exchange, stripped: &'a str, marks: Marks) -> Self {
         let headers = &exchange.request.headers;
+        // Without a chain the client is its whole; what a proxy has begun ends with the proxy (Kong).
+        let is_begun = headers.contains_key(&X_FORWARDED_FOR);
+        let last = exchange.client_text.as_deref().filter(|_| !is_begun).unwrap_or(&exchange.channel.peer);
         Border {
             exchange,
-            chain: joined(headers, &X_FORWARDED_FOR, &exchange.channel.peer),
+            chain: joined(headers, &X_FORWARDED_FOR, last),
             via: joined(headers, &VIA, VIA_11),
             stripped,
             marks,

@@ -20,7 +20,7 @@ use super::presence::Serving;
 use super::registry::Registered;
 use super::reply::{self, Refusal, Reply};
 use super::worker::{Seat, Worker};
-use super::{attempt, forward, grpc, report, sanitize, tunnel};
+use super::{attempt, cookies, forward, grpc, report, sanitize, tunnel};
 use crate::clock;
 use crate::config::snapshot::Protocols;
 use crate::edge::Standing;
@@ -164,7 +164,7 @@ fn admit(flight: &mut Flight) -> Result<bool, Box<Reply>> {
     }
     forward::strip_nominated(&mut ex.request.headers);
     if ex.request.version == http::Version::HTTP_2 {
-        forward::join_cookies(&mut ex.request.headers);
+        cookies::join(&mut ex.request.headers);
     }
     report::resolve_client(ex, &flight.local.snapshot.settings);
     if !ex.client.trusted {

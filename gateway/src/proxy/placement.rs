@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::header::{COOKIE, HeaderValue, SET_COOKIE};
+use http::header::{HeaderValue, SET_COOKIE};
 use smallvec::SmallVec;
 
+use super::cookies;
 use super::exchange::{Exchange, Put};
 use super::flight::Flight;
 use crate::config::snapshot::{Service, Target};
@@ -92,9 +93,9 @@ fn hash(exchange: &mut Exchange, on: &HashOn, identities: &Identities) -> Option
     }
 }
 
-/// The value of a cookie (RFC 6265 §4.2.1); an empty one is none.
+/// The value of a cookie; an empty one is none.
 fn cookie(exchange: &Exchange, name: &str) -> Option<String> {
-    let lines = exchange.request.headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, value)| *key == name && !value.is_empty()).map(|(_, value)| value.to_owned())
+    let mut pairs = cookies::pairs(&exchange.request.headers);
+    let found = pairs.find(|(key, value)| *key == name.as_bytes() && !value.is_empty());
+    found.and_then(|(_, value)| str::from_utf8(value).ok()).map(str::to_owned)
 }

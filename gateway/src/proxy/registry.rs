@@ -177,6 +177,10 @@ impl Registry {
                 Finding::Rest => some_rest |= entry.ask(Order::Rest),
                 Finding::Quiet => drop(entry.ask(Order::Finish)),
                 Finding::Overdue(reason) => {
+                    if reason == "write" {
+                        // What it does not take would wait in the kernel's memory for as long as it likes.
+                        entry.presence.reset();
+                    }
                     if entry.ask(Order::Cut) {
                         tell(reason);
                     }

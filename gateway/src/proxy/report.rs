@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::USER_AGENT;
+use http::header::{HeaderMap, HeaderName, USER_AGENT};
 
 use super::exchange::{Client, Exchange};
 use super::flight::Flight;
@@ -13,32 +13,41 @@ use super::reply::{Refusal, Reply};
 use super::worker::Worker;
 use crate::clock;
 use crate::config::Settings;
+use crate::config::settings::RealIp;
 use crate::edge::{Good, Identity, Offence, OffenceKind, Peer};
 
 /// Entries of the header that are looked at.
 const HOPS_MAX: usize = 64;
 
-/// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`).
+/// Takes the client's address from a trusted peer's header (Kong `trusted_ips`, `real_ip_header`). With the PROXY protocol the
+/// peer is the client already.
 pub fn resolve_client(exchange: &mut Exchange, settings: &Settings) {
     let peer = exchange.client.peer.ip().to_canonical();
     exchange.client.ip = peer;
-    exchange.client.trusted = settings.trusted.iter().any(|net| net.contains(&peer));
-    if !exchange.client.trusted {
-        return;
+    exchange.client.trusted = settings.is_trusted(peer);
+    if let RealIp::Header(name) = &settings.real_ip
+        && exchange.client.trusted
+        && let Some(ip) = named_client(&exchange.request.headers, name, settings)
+    {
+        exchange.client.ip = ip;
+        exchange.client_text = Some(ip.to_string().into());
     }
-    let values = exchange.request.headers.get_all(&settings.real_ip_header).iter().rev();
+}
+
+/// The client that a trusted peer names.
+#[must_use]
+pub fn named_client(headers: &HeaderMap, name: &HeaderName, settings: &Settings) -> Option<IpAddr> {
+    let values = headers.get_all(name).iter().rev();
     let entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(',')).take(HOPS_MAX);
     let mut addresses = entries.map_while(|text| text.trim().parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
-    let Some(mut ip) = addresses.next() else { return };
+    let mut ip = addresses.next()?;
     if settings.real_ip_recursive {
         // From the right, whoever is trusted speaks for the one before; the first stranger is the client.
-        let trusted = |ip: &IpAddr| settings.trusted.iter().any(|net| net.contains(ip));
-        while let Some(before) = { trusted(&ip) }.then(|| addresses.next()).flatten() {
+        while let Some(before) = { settings.is_trusted(ip) }.then(|| addresses.next()).flatten() {
             ip = before;
         }
     }
-    exchange.client.ip = ip;
-    exchange.client_text = Some(ip.to_string().into());
+    Some(ip)
 }
 
 /// Tells the edge: `reply` is the gateway's own answer, or nothing for an upstream's.
@@ -77,8 +86,9 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
         now_ns,
         &Offence {
             source,
-            // A trusted proxy's connection carries others too.
-            peer: (!client.trusted).then_some(Peer { address: client.peer, local_port: client.local_port }),
+            // A trusted proxy's connection carries others too, and a load balancer's packets are not the client's.
+            peer: (!client.trusted && !client.told)
+                .then_some(Peer { address: client.peer, local_port: client.local_port }),
             identity,
             kind,
             plugin: reply.reason,

@@ -103,13 +103,13 @@ fn lookalike(name: &HeaderName) -> Result<(), Refusal> {
         "authorization",
         "proxy-authorization",
         "x-real-ip",
-        "x-anonymous-consumer",
         "keep-alive",
         "te",
         "trailer",
         "expect",
     ];
-    const PREFIXES: &[&str] = &["x-consumer-", "x-credential-", "x-forwarded-", "x-authenticated-", "x-kong-"];
+    const PREFIXES: &[&str] =
+        &["x-consumer-", "x-credential-", "x-forwarded-", "x-authenticated-", "x-anonymous-", "x-kong-"];
     let dashed = name.as_str().replace('_', "-");
     if EXACT.contains(&dashed.as_str()) || PREFIXES.iter().any(|p| dashed.starts_with(p)) {
         return Err(Refusal::BadHeaderName);

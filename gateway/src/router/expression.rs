@@ -170,5 +170,8 @@ mod tests {
             assert!(format!("{} {}", mistake.words, mistake.expected).contains(word), "{text}: {mistake:?}");
         }
         assert!(Expression::parse(&"(".repeat(10_000)).is_err());
+        let chain = |count: usize| vec![r#"http.path == "/""#; count].join(" || ");
+        assert!(Expression::parse(&chain(1024)).is_ok());
+        assert!(Expression::parse(&chain(1025)).is_err_and(|mistake| mistake.words.contains("too many")));
     }
 }

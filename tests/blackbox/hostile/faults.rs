@@ -5,14 +5,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway_tests::absent::Deaf;
 use gateway_tests::deadline::{holds_within, say, unix_seconds};
 use gateway_tests::jwt::hmac_token;
+use gateway_tests::load::{Load, Went};
+use gateway_tests::process::{descriptors, ticks};
 use gateway_tests::{Answer, Client, Gateway, Request, Setup, Upstream, eventually, skip};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -26,70 +27,20 @@ services:
   routes: [{ name: r, paths: [/] }]
 "#;
 
-/// Clients in a loop until they are stopped: how many requests were served, what went wrong.
-struct Load {
-    stop: Arc<AtomicBool>,
-    threads: Vec<thread::JoinHandle<(u64, Vec<String>)>>,
-    /// Requests served so far.
-    served: Arc<AtomicU64>,
-}
-
-impl Load {
-    /// Every second client makes a connection a request.
-    fn start(to: SocketAddr, clients: usize) -> Self {
-        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let threads = (0..clients).map(|at| {
-            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
-            thread::spawn(move || drive(to, at % 2 == 0, &stop, &served))
-        });
-        Self { threads: threads.collect(), stop, served }
-    }
-
-    fn finish(self) -> (u64, Vec<String>) {
-        self.stop.store(true, Ordering::SeqCst);
-        let ends = self.threads.into_iter().map(|thread| thread.join().unwrap());
-        ends.fold((0, Vec::new()), |(sum, mut all), (served, wrong)| {
-            all.extend(wrong);
-            (sum + served, all)
-        })
-    }
-}
-
-fn drive(to: SocketAddr, keep: bool, stop: &AtomicBool, total: &AtomicU64) -> (u64, Vec<String>) {
-    let mut client = Client::connect(to);
-    let (mut served, mut wrong) = (0, Vec::new());
-    while !stop.load(Ordering::SeqCst) {
-        if !keep {
-            client = Client::connect(to);
-        }
-        match client.try_send(&Request::get("/x")) {
-            Ok(reply) if reply.status == 200 => {
-                served += 1;
-                total.fetch_add(1, Ordering::SeqCst);
-            }
-            other => {
-                wrong.push(format!("{other:?}"));
-                client = Client::connect(to);
-            }
-        }
-    }
-    (served, wrong)
-}
-
 #[test]
 fn twenty_reloads_under_load_lose_nothing() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
     let mut idle: Vec<Client> = (0..10).map(|_| gateway.connect()).collect();
     idle.iter_mut().for_each(|client| drop(client.get("/x").expect(200)));
-    let load = Load::start(gateway.proxy(), 4);
+    let load = Load::start(gateway.proxy(), "/x", 4);
     for at in 0..20 {
         let extra = format!(
             "- {{ name: e{at}, url: \"http://127.0.0.1:1\", routes: [{{ paths: [/e{at}], plugins: [{{ name: request-termination, config: {{ status_code: 200 }} }}] }}] }}\n"
         );
         gateway.reload(&format!("{}{extra}", upstream.fill(CONFIG)), || gateway.get(&format!("/e{at}")).status == 200);
     }
-    let (served, wrong) = load.finish();
+    let Went { served, wrong, .. } = load.finish();
     assert!(wrong.is_empty(), "{} of {served}: {:?}", wrong.len(), &wrong[..wrong.len().min(5)]);
     for client in &mut idle {
         client.get("/x").expect(200);
@@ -211,17 +162,6 @@ fn serves(gateway: &Gateway) -> bool {
     client.and_then(|mut client| client.try_send(&Request::get("/x"))).is_ok_and(|reply| reply.status == 200)
 }
 
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
-/// Processor time of a process, ticks of 10 ms.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
 #[test]
 fn descriptors_run_out() {
     let upstream = Upstream::echo();
@@ -270,7 +210,7 @@ fn the_log_s_disk_is_full() {
 fn the_process_stands_still() {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(CONFIG));
-    let load = Load::start(gateway.proxy(), 4);
+    let load = Load::start(gateway.proxy(), "/x", 4);
     eventually("there is load", || load.served.load(Ordering::SeqCst) > 50);
     gateway.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
@@ -278,7 +218,7 @@ fn the_process_stands_still() {
     gateway.signal(Signal::SIGCONT);
     let before = load.served.load(Ordering::SeqCst);
     eventually("it goes on", || load.served.load(Ordering::SeqCst) > before + 50);
-    let (served, wrong) = load.finish();
+    let Went { served, wrong, .. } = load.finish();
     assert!(wrong.is_empty(), "{wrong:?}");
     say(&format!("FIGURE 2 s standstill: {served} served, 0 failed"));
 }
@@ -326,14 +266,14 @@ consumers:
     gateway.send(&bearer).expect(200);
     let mut kept = gateway.connect();
     kept.get("/x").expect(200);
-    let load = Load::start(gateway.proxy(), 4);
+    let load = Load::start(gateway.proxy(), "/x", 4);
     jump("+3600");
     eventually("the token is over", || gateway.send(&bearer).status == 401);
     kept.get("/x").expect(200);
     jump("-3600");
     eventually("the token is good", || gateway.send(&bearer).status == 200);
     kept.get("/x").expect(200);
-    let (served, wrong) = load.finish();
+    let Went { served, wrong, .. } = load.finish();
     assert!(served > 20 && wrong.is_empty(), "{served} {wrong:?}");
     say(&format!("FIGURE wall clock +1 h, -1 h: {served} served, 0 failed"));
 }

@@ -29,6 +29,7 @@ mod slow;
 mod syntax;
 mod tls;
 mod upgrades;
+mod vanished;
 
 /// `/pub` is open, `/admin` wants a key that nobody has.
 const CONFIG: &str = r#"

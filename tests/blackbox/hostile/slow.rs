@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use gateway_tests::deadline::{holds_within, say};
 use gateway_tests::h2frames::{CONTINUATION, DATA, END_STREAM, Frames, HEADERS, Outcome, SETTINGS, block};
+use gateway_tests::process::resident_kib;
 use gateway_tests::tls::Pair;
 use gateway_tests::upstream::response;
 use gateway_tests::{Answer, Client, Gateway, Request, Upstream, eventually};
@@ -116,7 +117,7 @@ fn connections(gateway: &Gateway) -> u64 {
 #[test]
 fn readers_that_do_not_read() {
     let (_upstream, gateway) = scene();
-    let clients: Vec<Client> = (0..40)
+    let mut clients: Vec<Client> = (0..40)
         .map(|_| {
             let mut client = gateway.connect();
             client.write(b"GET /pub/large HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -127,7 +128,8 @@ fn readers_that_do_not_read() {
     gateway.get("/pub/x").expect(200);
     assert!(begun.elapsed() < S, "others are served: {:?}", begun.elapsed());
     eventually("they are let go", || connections(&gateway) == 0);
-    drop(clients);
+    // What they have not taken must not wait in the kernel for them.
+    assert!(clients.iter_mut().all(|client| client.is_reset_within(SLACK)), "closed with a reset");
     let metrics = gateway.admin_get("/metrics").expect(200).text();
     assert!(metrics.contains("gateway_connections_ended_total{reason=\"write\"} 40"), "{metrics}");
     say("CASES slow readers: 1");
@@ -259,11 +261,4 @@ fn a_tunnel_that_says_nothing() {
     // The larger of the service's two timeouts, looked at twice.
     assert!(client.closes_within(Duration::from_secs(25)), "a silent tunnel ends");
     gateway.send(&Request::get("/pub/x")).expect(200);
-}
-
-/// Resident memory of a process, KiB.
-pub fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
 }

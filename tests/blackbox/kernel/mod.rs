@@ -23,3 +23,4 @@ mod real;
 mod scene;
 mod stage;
 mod table;
+mod taken_off;

@@ -8,6 +8,7 @@ use crate::{bars, build, shell, test};
 mod config_load;
 pub mod duty;
 mod gateway;
+mod hostile;
 mod idle;
 pub mod instructions;
 mod load;
@@ -36,6 +37,9 @@ pub enum What {
     Limits,
     /// A hundred reloads under load: failed requests, streams that were cut, memory, latency
     Reload(reload::Options),
+    /// The gateway under attack and among faults: memory, what other clients get, how the attack ends; with `--minutes` a
+    /// soak of all attacks in a loop
+    Hostile(hostile::Options),
     /// A file of 10,000 routes and 50,000 consumers: time to load and reload, memory, cost of a look-up
     Load,
     /// The kernel edge's bars that are figures, as one table; `-- --cost`, `-- --tax`, `-- --flood` measure a part
@@ -58,6 +62,7 @@ pub fn run(what: &What) -> Result<()> {
         What::Plugins(options) => plugins::run(options),
         What::Instructions(options) => instructions::run(options),
         What::Reload(options) => reload::run(options),
+        What::Hostile(options) => hostile::run(options),
         What::Load => config_load::run(),
         What::Limits => {
             let mut command = shell::cargo();
@@ -81,7 +86,7 @@ fn edge(rest: &[String]) -> Result<()> {
         command.args(["--show-output", "--test-threads", "1", "kernel::measured::"]);
         tally.add(test::counted("measuring tests", &mut command, false)?);
     }
-    println!("\n{}", bars::table(&tally.bars, "`cargo xtask test edge` shows those"));
+    println!("\n{}", bars::table(bars::EDGE, &tally.bars, "`cargo xtask test edge` shows those"));
     anyhow::ensure!(tally.failed == 0, "failed: {}", tally.failures.join(", "));
     Ok(())
 }

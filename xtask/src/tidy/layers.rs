@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("drain", 0),
     ("limits", 0),
     ("privileges", 0),
+    ("proxy::cookies", 0),
     ("proxy::h1", 0),
     ("proxy::h2", 0),
     ("proxy::line", 0),

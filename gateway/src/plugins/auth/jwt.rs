@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
@@ -15,6 +15,7 @@ use super::{Gate, Proven, arguments, challenge, conceal, header_name, names, rea
 use crate::document::Fields;
 pub use crate::identity::verifier::{Verifier, verifier};
 use crate::plugins::{Flow, Kind, Plugin, Setup};
+use crate::proxy::cookies;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::reply::Reply;
 
@@ -232,7 +233,7 @@ impl Inner {
             }
         }
         if !self.cookie_names.is_empty() {
-            for (name, value) in cookies(headers) {
+            for (name, value) in cookies::pairs(headers) {
                 if self.cookie_names.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(name)) {
                     tokens.add(Cow::Borrowed(value));
                 }
@@ -292,14 +293,6 @@ impl<'a> Tokens<'a> {
             _ => Err("Multiple tokens provided".into()),
         }
     }
-}
-
-/// Names and values of all cookies (RFC 6265 §4.2.1).
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|b| *b == b';')).filter_map(|pair| {
-        let at = memchr::memchr(b'=', pair)?;
-        Some((pair[..at].trim_ascii(), pair[at + 1..].trim_ascii()))
-    })
 }
 
 /// The token of `Bearer …` or `bearer …`, as Kong spells the scheme.

@@ -6,8 +6,11 @@ use regex::bytes::Regex;
 
 use super::lua_pattern;
 
-/// Depth of nested expressions at most.
+/// Depth of nested parentheses and indices at most.
 const DEPTH_MAX: usize = 32;
+/// Tokens of one expression at most. A chain of them (`a or a or …`, `not not …`) is a tree as deep as it is long, and the
+/// request's thread walks it by calls.
+const TOKENS_MAX: usize = 512;
 
 /// What an expression begins from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,9 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
+        if tokens.len() == TOKENS_MAX {
+            return Err("an expression that is too long".to_owned());
+        }
         let length = |fits: fn(char) -> bool| rest.find(|c| !fits(c)).unwrap_or(rest.len());
         if first.is_ascii_alphabetic() || first == '_' {
             let end = length(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -327,7 +333,12 @@ mod tests {
             let error = parse(text).expect_err(text);
             assert!(error.contains(words), "{text}: {error}");
         }
-        let deep = format!("{}nil{}", "(".repeat(1000), ")".repeat(1000));
+        let deep = format!("{}nil{}", "(".repeat(100), ")".repeat(100));
         assert!(parse(&deep).expect_err("deep").contains("too deeply"));
+        for chain in
+            ["not ".repeat(4000) + "nil", "nil or ".repeat(4000) + "nil", "headers".to_owned() + &".a".repeat(4000)]
+        {
+            assert!(parse(&chain).expect_err("long").contains("too long"));
+        }
     }
 }

@@ -284,8 +284,8 @@ mod tests {
         {
             assert_eq!(rendered(text), Err(Failed), "{text}");
         }
-        let doubled = format!("$({})", vec!["headers.authorization"; 300].join(" .. "));
-        assert_eq!(rendered(&doubled).map(|text| text.len()), Ok(300 * 14));
+        let doubled = format!("$({})", vec!["headers.authorization"; 120].join(" .. "));
+        assert_eq!(rendered(&doubled).map(|text| text.len()), Ok(120 * 14));
         let long = "$(headers.authorization)".repeat(300);
         assert_eq!(rendered(&long).map(|text| text.len()), Ok(300 * 14));
     }

@@ -11,6 +11,8 @@ use super::{Check, Mistake, Order, Test, Tree};
 
 /// Parentheses within each other at most.
 const DEPTH_MAX: usize = 64;
+/// Comparisons of one expression at most: a chain of them is a tree as deep as it is long, which is walked by calls.
+const TESTS_MAX: usize = 1024;
 
 /// Operators, the longer ones first.
 const OPERATORS: &[&str] = &["==", "!=", "^=", "=^", ">=", "<=", "~", ">", "<", "contains", "not in", "in"];
@@ -19,6 +21,8 @@ struct Cursor<'a> {
     text: &'a str,
     /// In bytes.
     at: usize,
+    /// Comparisons so far.
+    tests: usize,
 }
 
 enum Literal {
@@ -29,7 +33,7 @@ enum Literal {
 
 /// Reads a whole expression.
 pub fn whole(text: &str) -> Result<Tree, Mistake> {
-    let mut cursor = Cursor { text, at: 0 };
+    let mut cursor = Cursor { text, at: 0, tests: 0 };
     let tree = cursor.expression(0)?;
     cursor.space();
     if cursor.at < text.len() {
@@ -89,6 +93,10 @@ impl<'a> Cursor<'a> {
         }
         if !self.eat("(") {
             self.at = start;
+            self.tests += 1;
+            if self.tests > TESTS_MAX {
+                return Err(self.wrong("there are too many comparisons", "at most 1024 of them"));
+            }
             return if not {
                 Err(self.wrong("`!` without parentheses", "`!( … )`"))
             } else {
