@@ -7,20 +7,12 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::bounds::{Limits, Timeouts};
+use super::listens::{self, Listen};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
-
-/// One listening socket of the proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Its address; port 0 is any free one.
-    pub address: SocketAddr,
-    /// Whether it speaks TLS.
-    pub tls: bool,
-}
 
 /// Kong's variables, as far as they are honoured.
 #[derive(Clone, Debug, Default)]
@@ -150,8 +142,8 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
     let trusted = trusted(fields, env);
     let admin_token = admin_token(fields, env);
     let mut settings = Settings {
-        listen: listen(fields, tls, env),
-        stream_listen: stream_listen(fields, env),
+        listen: listens::proxy(fields, tls, env),
+        stream_listen: listens::streams(fields, env),
         admin: admin(fields, env, admin_token.as_ref()),
         admin_token,
         issued_keys: fields.string("issued_keys").filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -175,66 +167,6 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
 
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-fn listen(fields: &Fields<'_>, tls: bool, env: &Environment) -> Vec<Listen> {
-    let given = fields.strings("listen");
-    let texts = match (&env.proxy_listen, given) {
-        (Some(text), _) => text.split(',').map(|t| (Place::default(), t.to_owned())).collect(),
-        (None, Some(given)) => given,
-        (None, None) => {
-            let mut default = vec![(Place::default(), "0.0.0.0:8000".to_owned())];
-            if tls {
-                default.push((Place::default(), "0.0.0.0:8443 ssl".to_owned()));
-            }
-            default
-        }
-    };
-    listens(fields, texts)
-}
-
-/// Kong's `stream_listen`; off unless it is given.
-fn stream_listen(fields: &Fields<'_>, env: &Environment) -> Vec<Listen> {
-    let given = fields.strings("stream_listen").unwrap_or_default();
-    let variable = env.stream_listen.as_ref();
-    let variable = variable.map(|text| text.split(',').map(|t| (Place::default(), t.to_owned())).collect());
-    listens(fields, variable.unwrap_or(given))
-}
-
-fn listens(fields: &Fields<'_>, texts: Vec<(Place, String)>) -> Vec<Listen> {
-    let mut listens = Vec::new();
-    for (place, text) in texts {
-        if text.trim() == "off" {
-            continue;
-        }
-        match listen_of(&text) {
-            Ok(listen) => listens.push(listen),
-            Err(what) => fields.report.mismatch(
-                place,
-                format!("listen address `{}`: {what}", text.trim()),
-                "ADDRESS:PORT [ssl] [http2]",
-            ),
-        }
-    }
-    listens
-}
-
-/// One entry of Kong's `proxy_listen`; flags that make no difference here are accepted.
-fn listen_of(text: &str) -> Result<Listen, String> {
-    let mut words = text.split_whitespace();
-    let address = words.next().ok_or("nothing given")?;
-    let address = address.parse().map_err(|_| format!("`{address}` is no socket address"))?;
-    let mut tls = false;
-    for word in words {
-        match word {
-            "ssl" => tls = true,
-            "http2" | "reuseport" | "deferred" | "bind" => {}
-            _ if word.starts_with("backlog=") || word.starts_with("so_keepalive=") || word.starts_with("ipv6only=") => {
-            }
-            _ => return Err(format!("`{word}` is not supported")),
-        }
-    }
-    Ok(Listen { address, tls })
 }
 
 /// Characters of a token at least.
@@ -278,8 +210,8 @@ fn admin(fields: &Fields<'_>, env: &Environment, token: Option<&Secret>) -> Opti
     };
     match text.as_str() {
         "off" => None,
-        text => match listen_of(text) {
-            Ok(listen) if !listen.tls => {
+        text => match listens::listen_of(text) {
+            Ok(listen) if !listen.tls && !listen.udp => {
                 if !listen.address.ip().is_loopback() && token.is_none() {
                     fields.report.mismatch(
                         place,
@@ -483,19 +415,4 @@ fn ladder(edge: &Fields<'_>) -> Option<LadderPolicy> {
         neighbour_window: f.duration("neighbour_window").unwrap_or(defaults.neighbour_window),
         sources_max: count("sources_max", defaults.sources_max),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kong_listen_lines_are_understood() {
-        assert_eq!(
-            listen_of("0.0.0.0:8443 http2 ssl reuseport backlog=16384"),
-            Ok(Listen { address: "0.0.0.0:8443".parse().expect("address"), tls: true })
-        );
-        assert!(listen_of("0.0.0.0:8000 proxy_protocol").is_err());
-        assert!(listen_of("localhost").is_err());
-    }
 }

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection;
-use super::socket::Port;
+use super::datagram;
+use super::socket::{Listening, Port};
 use super::stream;
 use super::wire;
 use crate::clock;
@@ -79,7 +80,7 @@ const TELL_AGAIN_NS: u64 = 1_000_000_000;
 /// When the thread cannot be started.
 pub fn spawn(
     id: usize,
-    sockets: Vec<(TcpListener, Port)>,
+    sockets: Vec<(Listening, Port)>,
     drained: Drained,
     make: impl FnOnce() -> Worker + Send + 'static,
 ) -> std::io::Result<Thread> {
@@ -95,12 +96,19 @@ pub fn spawn(
 
 async fn run(
     worker: Rc<Worker>,
-    sockets: Vec<(TcpListener, Port)>,
+    sockets: Vec<(Listening, Port)>,
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
+    let sessions = Rc::default();
     for (socket, port) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, drained.clone()));
+        let (worker, drained) = (Rc::clone(&worker), drained.clone());
+        match socket {
+            Listening::Connections(socket) => tokio::task::spawn_local(accept(worker, socket, port, drained)),
+            Listening::Datagrams(socket) => {
+                tokio::task::spawn_local(datagram::serve(worker, socket, Rc::clone(&sessions), drained))
+            }
+        };
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;
@@ -239,7 +247,7 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, port: Port, mut drained
 }
 
 /// A seat for a connection from `ip`, or why it has none.
-fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
+pub(super) fn admit(worker: &Rc<Worker>, ip: IpAddr) -> Result<Seat, &'static str> {
     if let Some(edge) = &worker.edge
         && !matches!(edge.standings.admit_connection(ip, clock::monotonic_ns()), Admission::Admit)
     {

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod attempt;
 pub mod body;
 pub mod carry;
+pub mod datagrams;
 pub mod exchange;
 pub mod flight;
 pub mod forward;
