@@ -81,7 +81,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // Threads inherit: before the first one.
     privileges::at_start();
     let (shared, log) = shared()?;
-    let running = match Running::start(&options.config, options.load.clone(), Arc::clone(&shared)) {
+    let background = Background::start(privileges::of_files).context("cannot start the thread for configurations")?;
+    let first = {
+        let (paths, load, shared) = (options.config.clone(), options.load.clone(), Arc::clone(&shared));
+        // Where the next ones will be compiled, so that they find the memory which this one leaves.
+        background.run(move || Running::start(&paths, load, shared))
+    };
+    let running = match first.blocking_recv().context("the compilation broke off")? {
         Ok(running) => Arc::new(running),
         Err(errors) => {
             eprint!("{errors}");
@@ -106,9 +112,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let app = Arc::new(App {
         running,
         reloading: tokio::sync::Mutex::new(()),
-        background: Arc::new(
-            Background::start(privileges::of_files).context("cannot start the thread for configurations")?,
-        ),
+        background: Arc::new(background),
         shared,
         edge,
         registry: Registry::default(),
@@ -118,11 +122,12 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         node: uuid::Uuid::new_v4().to_string(),
         issued_keys: snapshot.settings.issued_keys.clone(),
     });
+    // Whoever holds it keeps it from being freed when it is replaced.
+    drop(snapshot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
     drop(runtime);
     // The last handle of the log writer goes with the application; its thread then ends with an empty queue.
-    drop(snapshot);
     drop(app);
     let _ = log.join();
     Ok(ExitCode::SUCCESS)

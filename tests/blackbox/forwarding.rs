@@ -10,6 +10,36 @@ services:
   routes: [{ paths: [/api] }]
 "#;
 
+/// Where TLS ends before the gateway, a route for HTTPS must not send its callers round in a circle.
+#[test]
+fn https_in_front_of_a_trusted_proxy_is_https() {
+    let upstream = Upstream::echo();
+    let text = r#"
+_format_version: "3.0"
+services:
+- url: @UP@
+  routes:
+  - { paths: [/upgrade], protocols: [https], strip_path: false }
+  - { paths: [/moved], protocols: [https], https_redirect_status_code: 308 }
+gateway:
+  trusted_ips: [127.0.0.5]
+"#;
+    let gateway = Gateway::start(&upstream.fill(text));
+    let ask = |last: u8, path: &str, proto: &str| {
+        let claims =
+            [("X-Forwarded-Proto", proto), ("X-Forwarded-Host", "front.test"), ("X-Forwarded-Prefix", "/fake")];
+        let request = claims.iter().fold(Request::get(path).host("in.test"), |r, (name, value)| r.header(name, value));
+        gateway.connect_from([127, 0, 0, last]).send(&request)
+    };
+    let served = ask(5, "/upgrade", "https").expect(200);
+    assert_eq!(served.echoed("x-forwarded-prefix").as_deref(), Some("/fake"), "also when nothing is stripped");
+    ask(5, "/upgrade", "http").expect(426);
+    ask(6, "/upgrade", "https").expect(426);
+    let location = |last| ask(last, "/moved/a", "http").expect(308).header("location").map(str::to_owned);
+    assert_eq!(location(5).as_deref(), Some("https://front.test/moved/a"));
+    assert_eq!(location(6).as_deref(), Some("https://in.test/moved/a"));
+}
+
 fn scene(more: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::echo();
     let gateway = Gateway::start(&upstream.fill(&format!("{CONFIG}{more}")));
@@ -54,6 +84,7 @@ fn a_trusted_proxys_claims_count() {
     assert_eq!(seen("x-forwarded-host"), "front.test");
     assert_eq!(seen("x-forwarded-port"), "443");
     assert_eq!(seen("x-forwarded-path"), "/front");
+    assert_eq!(seen("x-forwarded-prefix"), "/fake");
     // Where no chain was begun, the client is all of it (Kong).
     let named = Request::get("/api").header("X-Real-IP", "10.9.8.7");
     let reply = gateway.connect_from([127, 0, 0, 5]).send(&named).expect(200);

@@ -23,6 +23,7 @@ mod scale;
 // What clients and upstreams see.
 mod balancing;
 mod bodies;
+mod datagrams;
 mod expressions;
 mod failures;
 mod forwarding;

@@ -193,10 +193,10 @@ fn faults_have_their_place() {
     let good = tcp(to, "sources: [{ ip: 127.0.0.1 }]");
     for (from, to, words) in [
         ("protocols: [tcp]", "protocols: [tcp, http]", "protocols of one family"),
-        ("protocols: [tcp]", "protocols: [udp]", "not yet supported: protocol `udp`"),
         ("protocol: tcp", "protocol: http", "different families"),
         ("protocol: tcp", "protocol: tcp\n  path: /x", "`path` must be null"),
-        ("127.0.0.1:0\"", "127.0.0.1:0 udp\"", "`udp` is not supported"),
+        ("127.0.0.1:0\"", "127.0.0.1:0 ssl udp\"", "DTLS"),
+        ("stream_listen: [", "listen: [\"127.0.0.1:0 udp\"]\n  stream_listen: [", "`udp` is for `stream_listen`"),
     ] {
         let stderr = Setup::new(&good.replace(from, to)).refuse().stderr;
         assert!(stderr.contains(words), "{to}: {stderr}");

@@ -194,6 +194,7 @@ pub struct Gateway {
     tls_proxies: Vec<SocketAddr>,
     streams: Vec<SocketAddr>,
     tls_streams: Vec<SocketAddr>,
+    udp_streams: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     folder: TempDir,
 }
@@ -221,6 +222,7 @@ impl Gateway {
             tls_proxies: addresses("proxy_tls"),
             streams: addresses("stream"),
             tls_streams: addresses("stream_tls"),
+            udp_streams: addresses("stream_udp"),
             admin: ready["admin"].as_str().and_then(|text| text.parse().ok()),
             folder,
         }
@@ -248,6 +250,12 @@ impl Gateway {
     #[track_caller]
     pub fn stream_tls(&self) -> SocketAddr {
         *self.tls_streams.first().expect("the ready file names a TLS stream listener")
+    }
+
+    /// The first listener for datagrams.
+    #[track_caller]
+    pub fn stream_udp(&self) -> SocketAddr {
+        *self.udp_streams.first().expect("the ready file names a UDP stream listener")
     }
 
     #[track_caller]

@@ -29,7 +29,8 @@ mod stream;
 
 pub use compile::{Compiled, Load, compile};
 pub use flatten::flatten;
+pub use listens::Listen;
 pub use running::{Refused, Reload, Running};
-pub use settings::{Environment, Listen, Settings};
+pub use settings::{Environment, Settings};
 pub use snapshot::Snapshot;
 pub use sources::Bundle;

@@ -169,6 +169,7 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("tcp", Protocols::TCP.0),
     ("tls", Protocols::TLS.0),
     ("tls_passthrough", Protocols::TLS_PASSTHROUGH.0),
+    ("udp", Protocols::UDP.0),
 ];
 
 /// A set of protocols; `default` when none is given.
@@ -178,13 +179,11 @@ pub fn protocols<'a>(f: &Fields<'a>, name: &'a str, default: Protocols) -> Optio
     for (place, text) in given {
         match PROTOCOLS.iter().find(|(n, _)| *n == text) {
             Some((_, bit)) => bits |= bit,
-            // Plugins name it beside the others; for them it changes nothing.
-            None if text == "udp" => {}
             None if text == "ws" || text == "wss" => {
                 f.report.error(place, format!("protocol `{text}` is an enterprise protocol"))
             }
             None => {
-                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).chain(["udp"]).collect();
+                let names: Vec<&str> = PROTOCOLS.iter().map(|(n, _)| *n).collect();
                 f.report.unknown(place, format!("`{name}` has `{text}`"), &text, &names);
             }
         }

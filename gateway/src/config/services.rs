@@ -76,18 +76,14 @@ pub fn read<'a>(node: &'a Node, report: &'a Report, upstreams: &Upstreams) -> Op
     let routes = f.list("routes").unwrap_or_default();
     let plugins = f.list("plugins").unwrap_or_default();
     let tls = match origin.protocol.as_str() {
-        "http" | "tcp" | "tls_passthrough" | "grpc" => false,
         "https" | "tls" | "grpcs" => true,
         "ws" | "wss" => {
             report.error(f.place_of("protocol"), format!("protocol `{}` is an enterprise protocol", origin.protocol));
             return None;
         }
-        other => {
-            report.unsupported(f.place_of("protocol"), format!("protocol `{other}` of a service"), None);
-            return None;
-        }
+        _ => false,
     };
-    let stream = matches!(origin.protocol.as_str(), "tcp" | "tls" | "tls_passthrough");
+    let stream = matches!(origin.protocol.as_str(), "tcp" | "tls" | "tls_passthrough" | "udp");
     let grpc = matches!(origin.protocol.as_str(), "grpc" | "grpcs");
     if (stream || grpc) && origin.path.is_some() {
         let words = format!("`path` must be null when protocol is {}", origin.protocol);

@@ -7,8 +7,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::bounds::{Limits, Timeouts};
-pub use super::listens::Listen;
-use super::listens::{listen, listen_of, stream_listen};
+use super::listens::{self, Listen};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
@@ -164,8 +163,8 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
     let trusted = trusted(fields, env);
     let admin_token = admin_token(fields, env);
     let mut settings = Settings {
-        listen: listen(fields, tls, env),
-        stream_listen: stream_listen(fields, env),
+        listen: listens::proxy(fields, tls, env),
+        stream_listen: listens::streams(fields, env),
         admin: admin(fields, env, admin_token.as_ref()),
         admin_token,
         issued_keys: fields.string("issued_keys").filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -239,8 +238,8 @@ fn admin(fields: &Fields<'_>, env: &Environment, token: Option<&Secret>) -> Opti
     };
     match text.as_str() {
         "off" => None,
-        text => match listen_of(text) {
-            Ok(listen) if !listen.tls && !listen.proxy_protocol => {
+        text => match listens::listen_of(text) {
+            Ok(listen) if !listen.tls && !listen.proxy_protocol && !listen.udp => {
                 if !listen.address.ip().is_loopback() && token.is_none() {
                     fields.report.mismatch(
                         place,

@@ -43,8 +43,10 @@ impl Protocols {
     pub const TLS: Self = Protocols(32);
     /// `tls_passthrough`.
     pub const TLS_PASSTHROUGH: Self = Protocols(64);
+    /// `udp`.
+    pub const UDP: Self = Protocols(128);
     /// All of streams.
-    pub const STREAM: Self = Protocols(Self::TCP.0 | Self::TLS.0 | Self::TLS_PASSTHROUGH.0);
+    pub const STREAM: Self = Protocols(Self::TCP.0 | Self::TLS.0 | Self::TLS_PASSTHROUGH.0 | Self::UDP.0);
 
     /// Whether any of `other` is in this set.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Kong's `routes` of protocols `tcp`, `tls` and `tls_passthrough`.
+//! Kong's `routes` of protocols `tcp`, `tls`, `tls_passthrough` and `udp`.
 
 use std::sync::Arc;
 
@@ -18,15 +18,14 @@ const CARRIAGES: &[(&str, Carriage, Protocols)] = &[
     ("tcp", Carriage::Tcp, Protocols::TCP),
     ("tls", Carriage::Tls, Protocols::TLS),
     ("tls_passthrough", Carriage::Passthrough, Protocols::TLS_PASSTHROUGH),
+    ("udp", Carriage::Udp, Protocols::UDP),
 ];
 
 /// Whether a route is of a stream protocol.
 #[must_use]
 pub fn is_stream(node: &Node) -> bool {
     let Some(Value::Seq(protocols)) = node.member("protocols").map(|p| &p.value) else { return false };
-    protocols
-        .iter()
-        .any(|p| matches!(&p.value, Value::Str(s) if CARRIAGES.iter().any(|(name, ..)| name == s) || s == "udp"))
+    protocols.iter().any(|p| matches!(&p.value, Value::Str(s) if CARRIAGES.iter().any(|(name, ..)| name == s)))
 }
 
 /// Reads one route.
@@ -110,7 +109,6 @@ fn carriages(f: &Fields<'_>) -> (Vec<Carriage>, Protocols) {
                 carriages.push(*carriage);
                 bits |= protocol.0;
             }
-            None if text == "udp" => f.report.unsupported(place, "protocol `udp` of a route", None),
             None => {
                 let words = format!("`protocols` has `{text}` beside a stream protocol");
                 f.report.mismatch(place, words, "protocols of one family: tcp, tls, udp, or tls_passthrough");
@@ -134,7 +132,7 @@ fn judge(f: &Fields<'_>, m: &StreamMatchers) {
             f.place(),
             "must set one of 'sources', 'destinations', 'snis' when 'protocols' is 'tcp', 'tls' or 'udp'",
         );
-    } else if m.carriages.contains(&Carriage::Tcp) && given("snis") && !m.carriages.contains(&Carriage::Tls) {
+    } else if given("snis") && !passthrough && !m.carriages.contains(&Carriage::Tls) {
         f.report.error(f.place_of("snis"), "'snis' can only be set when 'protocols' is 'tls' or 'tls_passthrough'");
     }
 }

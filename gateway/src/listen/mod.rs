@@ -1,6 +1,7 @@
 //! From listening sockets to requests: accept, TLS, HTTP version, time limits of the client side, drain.
 
 mod connection;
+mod datagram;
 mod introduced;
 mod messages;
 pub mod proxy_protocol;

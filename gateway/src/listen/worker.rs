@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection::{self, Party};
+use super::datagram;
 use super::introduced::{Fault, Introduced, introduce};
-use super::socket::Port;
+use super::socket::{Listening, Port};
 use super::stream;
 use super::wire;
 use crate::clock;
@@ -81,7 +82,7 @@ const TELL_AGAIN_NS: u64 = 1_000_000_000;
 /// When the thread cannot be started.
 pub fn spawn(
     id: usize,
-    sockets: Vec<(TcpListener, Port)>,
+    sockets: Vec<(Listening, Port)>,
     drained: Drained,
     make: impl FnOnce() -> Worker + Send + 'static,
 ) -> std::io::Result<Thread> {
@@ -97,12 +98,19 @@ pub fn spawn(
 
 async fn run(
     worker: Rc<Worker>,
-    sockets: Vec<(TcpListener, Port)>,
+    sockets: Vec<(Listening, Port)>,
     mut inbox: mpsc::Receiver<Command>,
     mut drained: Drained,
 ) {
+    let sessions = Rc::default();
     for (socket, port) in sockets {
-        tokio::task::spawn_local(accept(Rc::clone(&worker), socket, port, drained.clone()));
+        let (worker, drained) = (Rc::clone(&worker), drained.clone());
+        match socket {
+            Listening::Connections(socket) => tokio::task::spawn_local(accept(worker, socket, port, drained)),
+            Listening::Datagrams(socket) => {
+                tokio::task::spawn_local(datagram::serve(worker, socket, Rc::clone(&sessions), drained))
+            }
+        };
     }
     let mut tick = tokio::time::interval(TICK);
     let mut finishing = false;

@@ -208,6 +208,13 @@ impl Exchange {
         self.authenticated.as_ref().and_then(|a| a.groups.as_ref())
     }
 
+    /// Whether the client speaks HTTPS, to this gateway or to a trusted peer that says so (Kong `X-Forwarded-Proto`).
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        let said = if self.client.trusted { self.request.headers.get("x-forwarded-proto") } else { None };
+        said.map_or(self.client.tls, |proto| proto.as_bytes() == b"https")
+    }
+
     /// Puts a header on the answer, replacing those of the same name.
     pub fn set_response_header(&mut self, name: HeaderName, value: HeaderValue) {
         self.response_headers.push((name, value, Put::Set));

@@ -167,7 +167,7 @@ impl<'a> Border<'a> {
         added.push(tell(&X_FORWARDED_HOST, &ex.host));
         added.push(tell(&X_FORWARDED_PORT, &ex.channel.port));
         added.push(tell(&X_FORWARDED_PATH, ex.request.uri.path()));
-        if self.stripped.len() > 1 {
+        if self.stripped.len() > 1 || (ex.client.trusted && ex.request.headers.contains_key(&X_FORWARDED_PREFIX)) {
             added.push(tell(&X_FORWARDED_PREFIX, self.stripped));
         }
         added.push((&X_REAL_IP, ex.client_text.as_deref().unwrap_or(&ex.channel.peer).as_bytes()));

@@ -21,7 +21,7 @@ pub fn misfit(ex: &Exchange, route: Protocols) -> Option<Box<Reply>> {
         Reply::templated("http2_expected", StatusCode::UPGRADE_REQUIRED, "Please use HTTP2 protocol")
             .with(CONNECTION, HeaderValue::from_static("Upgrade"))
             .with(UPGRADE, HeaderValue::from_static("HTTP/2"))
-    } else if !route.has(Protocols::GRPC) && !ex.client.tls {
+    } else if !route.has(Protocols::GRPC) && !ex.is_https() {
         Reply::empty("grpcs_expected", StatusCode::OK)
             .with(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
             .with(HeaderName::from_static("grpc-status"), HeaderValue::from_static("1"))

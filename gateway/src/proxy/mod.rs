@@ -5,6 +5,7 @@ pub mod attempt;
 pub mod body;
 pub mod carry;
 pub mod cookies;
+pub mod datagrams;
 pub mod exchange;
 pub mod flight;
 pub mod forward;

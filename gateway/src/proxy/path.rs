@@ -212,7 +212,7 @@ fn route(flight: &mut Flight) -> Result<usize, Box<Reply>> {
     // A route without paths strips the leading slash alone (Kong).
     let matched = found.matched.max(1);
     flight.route = Some(found.route);
-    if !ex.client.tls && !route.protocols.has(Protocols::HTTP) && route.protocols.has(Protocols::HTTPS) {
+    if route.protocols.has(Protocols::HTTPS) && !route.protocols.has(Protocols::HTTP) && !ex.is_https() {
         return Err(https_required(ex, route.https_redirect));
     }
     if route.strip_path && climbs(&ex.path, matched) {
@@ -244,7 +244,9 @@ fn https_required(ex: &Exchange, status: u16) -> Box<Reply> {
         );
     }
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-    let location = HeaderValue::from_str(&format!("https://{}{}", ex.host, ex.raw_uri));
+    let said = if ex.client.trusted { ex.request.headers.get("x-forwarded-host") } else { None };
+    let host = said.and_then(|host| host.to_str().ok()).unwrap_or(&ex.host);
+    let location = HeaderValue::from_str(&format!("https://{host}{}", ex.raw_uri));
     let reply = Reply::empty("https_required", status);
     Box::new(match location {
         Ok(location) => reply.with(LOCATION, location),

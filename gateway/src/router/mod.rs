@@ -1,6 +1,7 @@
 //! Which route a request takes, and which path its upstream sees. Pure: no clock, no socket, no configuration file.
 
 pub mod expression;
+mod index;
 pub mod path;
 pub mod pattern;
 pub mod rules;

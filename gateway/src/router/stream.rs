@@ -38,6 +38,8 @@ pub enum Carriage {
     Tls,
     /// TLS goes through unread (`tls_passthrough`).
     Passthrough,
+    /// In datagrams (`udp`).
+    Udp,
 }
 
 /// What a route asks.

@@ -1,11 +1,11 @@
-//! The table of routes in Kong's `traditional_compatible` order, and an index by host and path prefix so that a look-up
+//! The table of routes in Kong's `traditional_compatible` order, with an index by host and path prefix so that a look-up
 //! touches only entries that can match.
 
 use http::{HeaderMap, Method};
 use regex::Regex;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 
+use super::index::{Candidate, PathIndex, Search};
 use super::pattern::{HeaderPattern, HostName, HostPattern, Methods, literal_prefix};
 
 /// What the router looks at.
@@ -68,21 +68,13 @@ struct Entry {
     path: PathTest,
 }
 
-#[derive(Default)]
-struct PathIndex {
-    /// Ranks of entries by the text that their paths begin with.
-    by_prefix: FxHashMap<Box<[u8]>, Vec<u32>>,
-    /// The lengths that occur, shortest first.
-    lengths: Vec<usize>,
-}
-
 /// The compiled table.
 #[derive(Default)]
 pub struct Router {
     routes: Vec<Matchers>,
     /// Highest priority first: the place is the rank.
     entries: Vec<Entry>,
-    by_host: FxHashMap<String, PathIndex>,
+    by_host: FxHashMap<Box<str>, PathIndex>,
     any_host: PathIndex,
 }
 
@@ -92,46 +84,44 @@ impl Router {
     pub fn new(routes: Vec<Matchers>) -> Self {
         let mut entries: Vec<Entry> = routes.iter().enumerate().flat_map(|(i, m)| entries_of(i, m)).collect();
         entries.sort_by_key(|e| std::cmp::Reverse((e.priority, routes[e.route].uuid)));
-        let mut router = Router { routes, entries, by_host: FxHashMap::default(), any_host: PathIndex::default() };
-        router.index();
-        router
-    }
-
-    fn index(&mut self) {
-        for (rank, entry) in self.entries.iter().enumerate() {
-            let prefix = match &entry.path {
-                PathTest::Any => "",
-                PathTest::Prefix(p) => p,
-                PathTest::Regex(_, literal) => literal,
-            };
-            let hosts = &self.routes[entry.route].hosts;
-            if hosts.is_empty() || hosts.iter().any(HostPattern::is_wildcard) {
-                self.any_host.add(prefix, rank);
+        let mut any_host = Vec::new();
+        let mut by_host: FxHashMap<&str, Vec<(&str, Candidate)>> = FxHashMap::default();
+        for (rank, entry) in entries.iter().enumerate() {
+            let m = &routes[entry.route];
+            let text = entry.path.text();
+            let candidate = |settled| Candidate { rank: rank as u32, route: entry.route as u32, settled };
+            let settled = entry.path.is_text() && m.asks_no_more();
+            if m.hosts.is_empty() || m.hosts.iter().any(HostPattern::is_wildcard) {
+                any_host.push((text, candidate(settled && m.hosts.is_empty())));
                 continue;
             }
-            for host in hosts {
+            for host in &m.hosts {
                 if let HostName::Exact(name) = &host.name {
-                    self.by_host.entry(name.clone()).or_default().add(prefix, rank);
+                    by_host.entry(name).or_default().push((text, candidate(settled && host.port.is_none())));
                 }
             }
         }
-        self.any_host.seal();
-        self.by_host.values_mut().for_each(PathIndex::seal);
+        let by_host = by_host.iter().map(|(host, entries)| ((*host).into(), PathIndex::new(entries))).collect();
+        let any_host = PathIndex::new(&any_host);
+        Router { routes, entries, by_host, any_host }
     }
 
     /// The route of a request.
     #[must_use]
     pub fn find(&self, facts: &Facts<'_>) -> Option<Found> {
-        let mut ranks: SmallVec<[u32; 16]> = SmallVec::new();
-        self.any_host.candidates(facts.path, &mut ranks);
+        let mut search = Search::default();
+        // What names a host mostly wins, and then spares the other search.
         if !self.by_host.is_empty()
             && let Some(index) = self.by_host.get(facts.host)
         {
-            index.candidates(facts.path, &mut ranks);
+            index.search(facts.path, &mut search);
         }
-        ranks.sort_unstable();
-        ranks.dedup();
-        ranks.iter().find_map(|rank| self.try_entry(&self.entries[*rank as usize], facts))
+        self.any_host.search(facts.path, &mut search);
+        let tried = search.open().iter().find_map(|rank| self.try_entry(&self.entries[*rank as usize], facts));
+        tried.or_else(|| {
+            let (route, matched) = search.known()?;
+            Some(Found { route, matched, captures: Vec::new() })
+        })
     }
 
     fn try_entry(&self, entry: &Entry, facts: &Facts<'_>) -> Option<Found> {
@@ -169,28 +159,25 @@ impl Router {
     }
 }
 
-impl PathIndex {
-    fn add(&mut self, prefix: &str, rank: usize) {
-        let ranks = self.by_prefix.entry(prefix.as_bytes().into()).or_default();
-        // A route's two hosts may put the same entry here twice.
-        if ranks.last() != Some(&(rank as u32)) {
-            ranks.push(rank as u32);
+impl PathTest {
+    /// The text that every path which it fits begins with.
+    fn text(&self) -> &str {
+        match self {
+            PathTest::Any => "",
+            PathTest::Prefix(text) | PathTest::Regex(_, text) => text,
         }
     }
 
-    fn seal(&mut self) {
-        self.lengths = self.by_prefix.keys().map(|k| k.len()).collect();
-        self.lengths.sort_unstable();
-        self.lengths.dedup();
+    /// Whether it fits every path that begins with that text.
+    fn is_text(&self) -> bool {
+        !matches!(self, PathTest::Regex(..))
     }
+}
 
-    fn candidates(&self, path: &str, ranks: &mut SmallVec<[u32; 16]>) {
-        for length in &self.lengths {
-            let Some(prefix) = path.as_bytes().get(..*length) else { break };
-            if let Some(found) = self.by_prefix.get(prefix) {
-                ranks.extend_from_slice(found);
-            }
-        }
+impl Matchers {
+    /// Whether nothing but host and path is asked.
+    fn asks_no_more(&self) -> bool {
+        self.methods.0.is_empty() && self.headers.is_empty() && self.snis.is_empty()
     }
 }
 

@@ -124,6 +124,10 @@ fn settle(case: &Value, upstream: &Upstream) -> Value {
         if by_name_only && route.get("protocols").is_none() {
             route["protocols"] = json!(["https"]);
         }
+        // Kong's own tests hand routes to the router without the defaults of a file.
+        if route.get("strip_path").is_none() {
+            route["strip_path"] = false.into();
+        }
         route["plugins"] = if captures {
             json!([{ "name": "request-termination", "config": { "echo": true, "status_code": 200 } }])
         } else {
