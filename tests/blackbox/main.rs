@@ -58,6 +58,7 @@ mod oauth2_introspection;
 mod openid_connect;
 mod prometheus;
 mod rate_limiting;
+mod rate_limiting_advanced;
 mod redirect;
 mod regressions;
 mod request_size_limiting;

@@ -175,6 +175,9 @@ pub struct Usage {
     pub reset_s: u64,
 }
 
+/// How far a worker's clock may be ahead of the control plane's, seconds. A window that begins later is of a time to come.
+pub const AHEAD_S: u64 = 2;
+
 /// Counters at most; beyond it, keys share the overflow cells, so that a flood of identities costs no memory.
 const COUNTERS_MAX: usize = 1 << 20;
 const OVERFLOW_CELLS: usize = 1 << 12;
@@ -278,9 +281,7 @@ impl Windows {
     /// the clock was set back, and nobody must wait until it is there again.
     pub fn sweep(&self, unix_s: u64) {
         let live = |period: Period, word: u64| {
-            let now = period.window(unix_s).0;
-            // A worker's clock may be a tick ahead.
-            (now..=now + 1).contains(&period.parts(word).0)
+            (period.window(unix_s).0..=period.window(unix_s + AHEAD_S).0).contains(&period.parts(word).0)
         };
         self.counters.pin().retain(|(_, period), cell| live(*period, cell.load(Ordering::Relaxed)));
         for (i, cell) in self.overflow.iter().enumerate() {
@@ -393,6 +394,16 @@ mod tests {
         }
         windows.sweep(600);
         assert!(windows.count(1, Period::Minute, 1, 600).admitted && windows.count(2, Period::Minute, 1, 600).admitted);
+    }
+
+    #[test]
+    fn so_does_one_that_was_set_back_by_a_part_of_a_window() {
+        let windows = Windows::default();
+        assert!(windows.count(1, Period::Hour, 1, 7200).admitted);
+        windows.sweep(7199);
+        assert!(!windows.count(1, Period::Hour, 1, 7199).admitted, "a worker's clock may be ahead");
+        windows.sweep(7200 - 600);
+        assert!(windows.count(1, Period::Hour, 1, 7200 - 600).admitted);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 pub mod circuit_breaker;
 pub mod quota;
 pub mod rate_limiting;
+pub mod rate_limiting_advanced;
 pub mod redirect;
 pub mod request_size_limiting;
 pub mod request_termination;
