@@ -42,6 +42,7 @@ mod acl;
 mod basic_auth;
 mod bot_detection;
 mod circuit_breaker;
+mod concurrency_limiting;
 mod correlation_id;
 mod cors;
 mod file_log;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
 use crate::identity::Identities;
-use crate::limits::{Spans, Windows};
+use crate::limits::{Slots, Spans, Windows};
 use crate::proxy::exchange::{Exchange, Outcome, Response};
 use crate::proxy::reply::Reply;
 use crate::telemetry::record::Record;
@@ -128,6 +128,8 @@ pub struct Shared {
     pub windows: Windows,
     /// Those of windows of any length.
     pub spans: Spans,
+    /// Requests under way, of those who may have only so many.
+    pub slots: Slots,
     /// Limits shared with other gateways.
     pub fleet: Arc<crate::limits::store::Fleet>,
     /// Circuit states by service or route.
@@ -155,6 +157,7 @@ impl Shared {
         Shared {
             windows: Windows::default(),
             spans: Spans::default(),
+            slots: Slots::default(),
             fleet: Arc::default(),
             circuits: Default::default(),
             members: Default::default(),
@@ -171,6 +174,7 @@ impl Shared {
     pub fn sweep(&self, unix_s: u64) {
         self.windows.sweep(unix_s);
         self.spans.sweep(unix_s);
+        self.slots.sweep();
         self.fleet.sweep(unix_s);
         self.members.sweep();
     }
@@ -228,6 +232,7 @@ pub const REGISTRY: &[Kind] = &[
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
     traffic::rate_limiting_advanced::KIND,
+    traffic::concurrency_limiting::KIND,
     traffic::response_ratelimiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,

@@ -2,6 +2,7 @@
 //! know sockets, pools or routers.
 
 pub mod circuit_breaker;
+pub mod concurrency_limiting;
 pub mod quota;
 pub mod rate_limiting;
 pub mod rate_limiting_advanced;
