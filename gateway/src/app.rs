@@ -20,6 +20,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::fleet::{self, Carrier};
 use crate::identity::Revoked;
 use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
@@ -67,6 +68,8 @@ struct App {
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
+    /// Where the fleet meets.
+    fleet: Option<fleet::Settings>,
     /// The log of issued keys that was opened.
     issued_keys: Option<PathBuf>,
 }
@@ -101,6 +104,12 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
     let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
+    let carrier = match (&edge, &snapshot.settings.fleet) {
+        (Some(edge), Some(fleet)) => {
+            Some(Carrier::start(fleet.clone(), Arc::clone(edge)).context("cannot start the thread of the fleet")?)
+        }
+        _ => None,
+    };
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
@@ -117,9 +126,14 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         started: Instant::now(),
         node: uuid::Uuid::new_v4().to_string(),
         issued_keys: snapshot.settings.issued_keys.clone(),
+        fleet: snapshot.settings.fleet.clone(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
+    let ended = runtime.block_on(control(Arc::clone(&app), options, drain, threads));
+    if let Some(carrier) = carrier {
+        carrier.stop();
+    }
+    ended?;
     drop(runtime);
     // The last handle of the log writer goes with the application; its thread then ends with an empty queue.
     drop(snapshot);
@@ -311,6 +325,9 @@ impl App {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
                     _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
+                }
+                if snapshot.settings.fleet != self.fleet {
+                    tracing::warn!("`gateway.edge.fleet` changes only with a restart");
                 }
                 if snapshot.settings.issued_keys != self.issued_keys {
                     tracing::warn!("`gateway.issued_keys` changes only with a restart");

@@ -14,6 +14,7 @@ mod connections;
 mod consumer_groups;
 mod drain;
 mod explain;
+mod fleet;
 mod format;
 mod openapi;
 mod reload;
