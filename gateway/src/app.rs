@@ -236,7 +236,9 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
                 look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
             }
             _ = tick.tick() => {
-                app.shared.sweep(clock::unix_ns() / 1_000_000_000);
+                let now_s = clock::unix_ns() / 1_000_000_000;
+                app.shared.sweep(now_s);
+                app.end_keys(now_s);
                 let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
                 if let Some(entities) = app.running.current().forget_entities(since_ns) {
                     // Nobody waits for it.
@@ -285,6 +287,15 @@ impl App {
         used > limit / 2
     }
 
+    /// Whoever lives by an issued key whose time is over is cut off.
+    fn end_keys(&self, now_s: u64) {
+        let mut revoked = Revoked::default();
+        revoked.extend(self.shared.keyring.end(now_s));
+        if !revoked.is_empty() {
+            Control::revoke(self, revoked);
+        }
+    }
+
     async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
         self.take(read, why).await;
     }
@@ -295,12 +306,14 @@ impl App {
         let running = Arc::clone(&self.running);
         let before = running.current();
         let old = Arc::clone(&before);
+        let keyring = Arc::clone(&self.shared.keyring);
         let outcome = self.background.run(move || {
             let outcome = compile(&running);
-            let revoked = match &outcome {
-                Reload::Adopted(snapshot) => old.identities.revoked_in(&snapshot.identities),
-                _ => Revoked::default(),
-            };
+            let mut revoked = Revoked::default();
+            if let Reload::Adopted(snapshot) = &outcome {
+                revoked = old.identities.revoked_in(&snapshot.identities);
+                revoked.extend(keyring.of_consumers(|consumer| old.identities.lost(&snapshot.identities, consumer)));
+            }
             (outcome, revoked)
         });
         let outcome = outcome.await;
