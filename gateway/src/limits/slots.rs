@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
 
 use papaya::HashMap;
+use rustc_hash::FxBuildHasher;
 
 /// A counter that nobody may use any more: it is being forgotten.
 const GONE: u32 = u32::MAX;
@@ -44,7 +45,8 @@ const OVERFLOW: usize = 1 << 12;
 
 /// The requests under way in this process. They outlive a reload.
 pub struct Slots {
-    callers: HashMap<u64, Arc<AtomicU32>>,
+    /// Their keys are hashes already.
+    callers: HashMap<u64, Arc<AtomicU32>, FxBuildHasher>,
     callers_max: usize,
     overflow: Vec<Arc<AtomicU32>>,
 }
@@ -57,7 +59,8 @@ impl Default for Slots {
 
 impl Slots {
     fn bounded(callers_max: usize) -> Self {
-        Slots { callers: HashMap::new(), callers_max, overflow: (0..OVERFLOW).map(|_| Arc::default()).collect() }
+        let overflow = (0..OVERFLOW).map(|_| Arc::default()).collect();
+        Slots { callers: HashMap::with_hasher(FxBuildHasher), callers_max, overflow }
     }
 
     /// A slot of `key`, unless `limit` are held; `key` is a 64-bit hash of limit and caller, keyed at random.

@@ -2,9 +2,10 @@
 //! view (Kong `rate-limiting-advanced`). Exact across workers without a lock, bounded in memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 
 use papaya::HashMap;
+use rustc_hash::FxBuildHasher;
 
 use super::window::{AHEAD_S, Usage};
 
@@ -133,6 +134,36 @@ pub struct Pair {
     owed: [AtomicU64; 2],
     /// When the next call is due, monotonic nanoseconds; `u64::MAX` while one is under way.
     due_ns: AtomicU64,
+    /// Those who hold it, or `GONE`.
+    holders: AtomicU32,
+}
+
+/// A pair that nobody may hold any more: it is being forgotten.
+const GONE: u32 = u32::MAX;
+
+/// A pair in use: it is not forgotten meanwhile.
+pub struct Held(Arc<Pair>);
+
+impl std::ops::Deref for Held {
+    type Target = Pair;
+
+    fn deref(&self) -> &Pair {
+        &self.0
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        // One that is held is not gone.
+        self.0.holders.fetch_add(1, AcqRel);
+        Held(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.holders.fetch_sub(1, AcqRel);
+    }
 }
 
 impl Pair {
@@ -263,6 +294,16 @@ impl Pair {
         (number(unix_s).saturating_sub(1)..=number(unix_s + AHEAD_S)).contains(&newest)
     }
 
+    fn hold(self: &Arc<Self>) -> Option<Held> {
+        let held = self.holders.fetch_update(AcqRel, Relaxed, |holders| (holders != GONE).then(|| holders + 1));
+        held.is_ok().then(|| Held(Arc::clone(self)))
+    }
+
+    /// Lets nobody hold it any more; false if somebody does.
+    fn retire(&self) -> bool {
+        !self.holders.compare_exchange(0, GONE, AcqRel, Relaxed).is_err_and(|holders| holders != GONE)
+    }
+
     fn clear(&self) {
         for cell in self.halves.iter().chain(&self.owed) {
             cell.store(0, Relaxed);
@@ -283,7 +324,8 @@ const OVERFLOW: usize = 1 << 10;
 
 /// All such counters of the process. They outlive a reload.
 pub struct Spans {
-    pairs: HashMap<(u64, u32), Arc<Pair>>,
+    /// Their keys are hashes already.
+    pairs: HashMap<(u64, u32), Arc<Pair>, FxBuildHasher>,
     pairs_max: usize,
     /// For each length: numbers of windows of different lengths cannot be compared.
     overflow: HashMap<u32, Arc<[Arc<Pair>]>>,
@@ -297,27 +339,39 @@ impl Default for Spans {
 
 impl Spans {
     fn bounded(pairs_max: usize) -> Self {
-        Spans { pairs: HashMap::new(), pairs_max, overflow: HashMap::new() }
+        Spans { pairs: HashMap::with_hasher(FxBuildHasher), pairs_max, overflow: HashMap::new() }
     }
 
     /// The windows of `key`, a 64-bit hash of plugin and identity keyed at random, and of a length in seconds.
     #[must_use]
-    pub fn pair(&self, key: u64, seconds: u32) -> Arc<Pair> {
+    pub fn pair(&self, key: u64, seconds: u32) -> Held {
         let pin = self.pairs.pin();
-        if let Some(pair) = pin.get(&(key, seconds)) {
-            return Arc::clone(pair);
+        loop {
+            let pair = match pin.get(&(key, seconds)) {
+                Some(pair) => pair,
+                None if pin.len() < self.pairs_max => pin.get_or_insert_with((key, seconds), Arc::default),
+                None => {
+                    let overflow = self.overflow.pin();
+                    let all = || (0..OVERFLOW).map(|_| Arc::default()).collect();
+                    let shared: &Arc<[Arc<Pair>]> = overflow.get_or_insert_with(seconds, all);
+                    // These are never forgotten.
+                    match shared[key as usize % OVERFLOW].hold() {
+                        Some(held) => return held,
+                        None => continue,
+                    }
+                }
+            };
+            match pair.hold() {
+                Some(held) => return held,
+                // Whoever finds it first takes it out.
+                None => drop(pin.remove_if(&(key, seconds), |_, known| Arc::ptr_eq(known, pair))),
+            }
         }
-        if pin.len() < self.pairs_max {
-            return Arc::clone(pin.get_or_insert_with((key, seconds), Arc::default));
-        }
-        let overflow = self.overflow.pin();
-        let shared = overflow.get_or_insert_with(seconds, || (0..OVERFLOW).map(|_| Arc::default()).collect());
-        Arc::clone(&shared[key as usize % OVERFLOW])
     }
 
     /// Forgets windows that are over, and those of a time to come: the clock was set back.
     pub fn sweep(&self, unix_s: u64) {
-        self.pairs.pin().retain(|(_, seconds), pair| pair.is_live(*seconds, unix_s));
+        self.pairs.pin().retain(|(_, seconds), pair| pair.is_live(*seconds, unix_s) || !pair.retire());
         for (seconds, shared) in self.overflow.pin().iter() {
             shared.iter().filter(|pair| !pair.is_live(*seconds, unix_s)).for_each(|pair| pair.clear());
         }
@@ -442,6 +496,26 @@ mod tests {
         assert!(pair.begin_call(5) && !pair.begin_call(6));
         pair.called(10);
         assert!(!pair.begin_call(9) && pair.begin_call(10));
+    }
+
+    #[test]
+    fn nobody_counts_on_what_is_being_forgotten() {
+        let spans = Spans::default();
+        let span = Span { seconds: 60, sliding: false };
+        let held = spans.pair(7, 60);
+        spans.sweep(6000);
+        let copy = held.clone();
+        drop(held);
+        spans.sweep(6000);
+        assert_eq!(copy.count(span, 2, 6000 * NANOS, false).usage.remaining, 1);
+        assert_eq!(spans.pair(7, 60).count(span, 2, 6000 * NANOS, false).usage.remaining, 0, "it is the same");
+        drop(copy);
+        // One that is being forgotten is found no more.
+        let gone = Arc::clone(spans.pairs.pin().get(&(7, 60)).expect("it is there"));
+        assert!(gone.retire() && gone.hold().is_none());
+        assert_eq!(spans.pair(7, 60).count(span, 2, 6000 * NANOS, false).usage.remaining, 1, "another");
+        spans.sweep(6180);
+        assert!(spans.is_empty());
     }
 
     #[test]

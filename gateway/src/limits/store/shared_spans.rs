@@ -8,7 +8,7 @@ use redis::{FromRedisValue, Script};
 use smallvec::SmallVec;
 
 use super::{Fault, Fleet, Server, link};
-use crate::limits::span::{Counts, Moment, Pair, Span};
+use crate::limits::span::{Counts, Held, Moment, Span};
 use crate::limits::window::Usage;
 
 /// KEYS: for each limit the counter of the window that runs and of the one before. ARGV: what to do (0 tell and read, 1
@@ -50,7 +50,7 @@ const LATE_S: u64 = 5;
 #[derive(Clone)]
 pub struct Account {
     /// What is counted here.
-    pub pair: Arc<Pair>,
+    pub pair: Held,
     /// The window's length and kind.
     pub span: Span,
     /// Requests in a window.
@@ -203,7 +203,7 @@ mod tests {
 
     fn account(sliding: bool) -> Account {
         Account {
-            pair: Arc::default(),
+            pair: crate::limits::Spans::default().pair(1, 60),
             span: Span { seconds: 60, sliding },
             limit: 10,
             name: Arc::from(&b"ratelimit-advanced:n:i"[..]),

@@ -16,7 +16,7 @@ use super::quota::caller::Caller;
 use super::quota::headers::{Named, Style};
 use crate::document::Fields;
 use crate::identity::Identities;
-use crate::limits::span::{Counted, Pair, Span};
+use crate::limits::span::{Counted, Held, Span};
 use crate::limits::store::shared_spans::{self, Account, Act};
 use crate::limits::store::{Fault, Server};
 use crate::limits::window::Usage;
@@ -110,7 +110,7 @@ impl Rule {
         Span { seconds: limit.seconds, sliding: self.sliding }
     }
 
-    fn pair(&self, key: u64, limit: &Limit) -> Arc<Pair> {
+    fn pair(&self, key: u64, limit: &Limit) -> Held {
         self.shared.spans.pair(key, limit.seconds)
     }
 
@@ -130,7 +130,7 @@ impl Rule {
     /// Counts the request in every window, or in none when one refuses it; with a penalty, until one refuses. What `owing`
     /// accounts count, the store is told later.
     fn count(&self, key: u64, unix_ns: u64, owing: Option<&[Account]>) -> Usages {
-        let pairs: SmallVec<[Arc<Pair>; 2]> = self.limits.iter().map(|limit| self.pair(key, limit)).collect();
+        let pairs: SmallVec<[Held; 2]> = self.limits.iter().map(|limit| self.pair(key, limit)).collect();
         let mut counted: SmallVec<[Counted; 2]> = SmallVec::new();
         for (pair, limit) in pairs.iter().zip(&self.limits) {
             let one = pair.count(self.span(limit), limit.requests, unix_ns, self.penalty);
