@@ -20,6 +20,7 @@ use crate::clock;
 use crate::config::{Bundle, Load, Refused, Reload, Running, Snapshot};
 use crate::drain::{Drain, Drained};
 use crate::edge::{Edge, Identity, Policy};
+use crate::fleet::{self, Carrier};
 use crate::identity::Revoked;
 use crate::identity::keyring::Keyring;
 use crate::limits::pressure::Gauge;
@@ -67,6 +68,8 @@ struct App {
     started: Instant,
     /// Names this process in Kong's metrics.
     node: String,
+    /// Where the fleet meets.
+    fleet: Option<fleet::Settings>,
     /// The log of issued keys that was opened.
     issued_keys: Option<PathBuf>,
 }
@@ -107,6 +110,12 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let bound: Vec<Bound> = http.chain(streams).map(bind).collect::<Result<_, _>>()?;
     let listeners: Vec<(SocketAddr, Port)> = bound.iter().map(|b| (b.address, b.port)).collect();
     let edge = snapshot.settings.edge.clone().map(|policy| Arc::new(Edge::start(with_ports(policy, &listeners))));
+    let carrier = match (&edge, &snapshot.settings.fleet) {
+        (Some(edge), Some(fleet)) => {
+            Some(Carrier::start(fleet.clone(), Arc::clone(edge)).context("cannot start the thread of the fleet")?)
+        }
+        _ => None,
+    };
     let (drain, drained) = Drain::new();
     let threads = start_workers(bound, &snapshot, &shared, edge.as_ref(), &drained)?;
     let app = Arc::new(App {
@@ -121,11 +130,16 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         started: Instant::now(),
         node: uuid::Uuid::new_v4().to_string(),
         issued_keys: snapshot.settings.issued_keys.clone(),
+        fleet: snapshot.settings.fleet.clone(),
     });
     // Whoever holds it keeps it from being freed when it is replaced.
     drop(snapshot);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(control(Arc::clone(&app), options, drain, threads))?;
+    let ended = runtime.block_on(control(Arc::clone(&app), options, drain, threads));
+    if let Some(carrier) = carrier {
+        carrier.stop();
+    }
+    ended?;
     drop(runtime);
     // The last handle of the log writer goes with the application; its thread then ends with an empty queue.
     drop(app);
@@ -227,7 +241,9 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
                 look = tokio::time::Instant::now() + if near { LOOK_NEAR } else { LOOK_FAR };
             }
             _ = tick.tick() => {
-                app.shared.sweep(clock::unix_ns() / 1_000_000_000);
+                let now_s = clock::unix_ns() / 1_000_000_000;
+                app.shared.sweep(now_s);
+                app.end_keys(now_s);
                 let since_ns = clock::monotonic_ns().saturating_sub(ENTITIES_IDLE_NS);
                 if let Some(entities) = app.running.current().forget_entities(since_ns) {
                     // Nobody waits for it.
@@ -276,6 +292,15 @@ impl App {
         used > limit / 2
     }
 
+    /// Whoever lives by an issued key whose time is over is cut off.
+    fn end_keys(&self, now_s: u64) {
+        let mut revoked = Revoked::default();
+        revoked.extend(self.shared.keyring.end(now_s));
+        if !revoked.is_empty() {
+            Control::revoke(self, revoked);
+        }
+    }
+
     async fn reload(self: Arc<Self>, read: fn(&Running) -> Reload, why: &'static str) {
         self.take(read, why).await;
     }
@@ -286,12 +311,14 @@ impl App {
         let running = Arc::clone(&self.running);
         let before = running.current();
         let old = Arc::clone(&before);
+        let keyring = Arc::clone(&self.shared.keyring);
         let outcome = self.background.run(move || {
             let outcome = compile(&running);
-            let revoked = match &outcome {
-                Reload::Adopted(snapshot) => old.identities.revoked_in(&snapshot.identities),
-                _ => Revoked::default(),
-            };
+            let mut revoked = Revoked::default();
+            if let Reload::Adopted(snapshot) = &outcome {
+                revoked = old.identities.revoked_in(&snapshot.identities);
+                revoked.extend(keyring.of_consumers(|consumer| old.identities.lost(&snapshot.identities, consumer)));
+            }
             (outcome, revoked)
         });
         let outcome = outcome.await;
@@ -316,6 +343,9 @@ impl App {
                     (Some(edge), Some(policy)) => edge.update(with_ports(policy.clone(), &self.listeners)),
                     (None, None) => {}
                     _ => tracing::warn!("`gateway.edge` appears or disappears only with a restart"),
+                }
+                if snapshot.settings.fleet != self.fleet {
+                    tracing::warn!("`gateway.edge.fleet` changes only with a restart");
                 }
                 if snapshot.settings.issued_keys != self.issued_keys {
                     tracing::warn!("`gateway.issued_keys` changes only with a restart");

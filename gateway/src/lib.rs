@@ -12,6 +12,7 @@ pub mod crypto;
 pub mod document;
 pub mod drain;
 pub mod edge;
+pub mod fleet;
 pub mod identity;
 pub mod limits;
 pub mod listen;

@@ -221,6 +221,74 @@ fn a_revocation_takes_the_connections_when_nobody_waits_for_it() {
     }
 }
 
+/// Whether the key opens nothing; a request that is under way while it is taken away is cut.
+fn is_refused(gateway: &Gateway, key: &str) -> bool {
+    let probe = Request::get("/plain").header("apikey", key);
+    gateway.connect().try_send(&probe).is_ok_and(|reply| reply.status == 401)
+}
+
+/// An open WebSocket that lives by the key.
+fn tunnel(gateway: &Gateway, key: &str) -> Client {
+    let mut client = gateway.connect();
+    let request = Request::get("/plain")
+        .header("apikey", key)
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    client.send(&request).expect(101);
+    says(&mut client);
+    client
+}
+
+#[track_caller]
+fn says(client: &mut Client) {
+    client.write(b"ping").unwrap();
+    assert_eq!(client.read_exact(4).unwrap(), b"ping");
+}
+
+#[test]
+fn open_websockets_end_with_their_key_however_it_ends() {
+    let upstream = Upstream::echo();
+    let folder = tempfile::tempdir().unwrap();
+    let config = text(&upstream, folder.path());
+    let gateway = Gateway::start(&config);
+    let (_, other) = make(&gateway, &Value::Null);
+    let (mut others, mut declared) = (tunnel(&gateway, &other), tunnel(&gateway, "declared-key"));
+    let ended = |client: &mut Client| client.is_reset_within(Duration::from_secs(10));
+
+    let (id, key) = make(&gateway, &Value::Null);
+    let mut revoked = [tunnel(&gateway, &key), tunnel(&gateway, &key), tunnel(&gateway, &key)];
+    order(&gateway, "DELETE", &format!("/consumers/alice/key-auth/{id}"), &Value::Null).expect(204);
+    assert!(revoked.iter_mut().all(ended), "revoked, on every worker");
+
+    let (id, key) = make(&gateway, &Value::Null);
+    let mut rotated = tunnel(&gateway, &key);
+    let new = order(&gateway, "POST", &format!("/key-auths/{id}/rotate"), &Value::Null).expect(201).json();
+    assert!(ended(&mut rotated), "rotated");
+    let (id, key) = (new["id"].as_str().unwrap(), new["key"].as_str().unwrap());
+    let mut overlapping = tunnel(&gateway, key);
+    order(&gateway, "POST", &format!("/key-auths/{id}/rotate"), &json!({ "overlap": 2 })).expect(201);
+    says(&mut overlapping);
+    assert!(ended(&mut overlapping), "the overlap is over");
+
+    let (_, key) = make(&gateway, &json!({ "ttl": 2 }));
+    assert!(ended(&mut tunnel(&gateway, &key)), "its time is over");
+    // An end that was put off is none.
+    let (id, key) = make(&gateway, &json!({ "ttl": 2 }));
+    let mut put_off = tunnel(&gateway, &key);
+    order(&gateway, "PATCH", &format!("/key-auths/{id}"), &json!({ "ttl": null })).expect(200);
+    let (_, key) = make(&gateway, &json!({ "ttl": 2 }));
+    assert!(ended(&mut tunnel(&gateway, &key)), "a later one's time is over");
+    says(&mut put_off);
+
+    says(&mut others);
+    says(&mut declared);
+    let carols = config.replace("username: alice", "username: carol");
+    gateway.reload(&carols, || is_refused(&gateway, &other));
+    assert!(ended(&mut others) && ended(&mut put_off) && ended(&mut declared), "the consumer is gone");
+}
+
 #[test]
 fn keys_are_kept_and_their_text_is_not() {
     let upstream = Upstream::echo();
@@ -231,7 +299,8 @@ fn keys_are_kept_and_their_text_is_not() {
     let (gone_id, gone) = make(&gateway, &Value::Null);
     order(&gateway, "DELETE", &format!("/key-auths/{gone_id}"), &Value::Null).expect(204);
     // The file is the source of consumers: who is not in it opens nothing, and does again when he is back.
-    gateway.reload(&config.replace("username: alice", "username: carol"), || ask(&gateway, &kept).status == 401);
+    let carols = config.replace("username: alice", "username: carol");
+    gateway.reload(&carols, || is_refused(&gateway, &kept));
     gateway.reload(&config, || ask(&gateway, &kept).status == 200);
     gateway.access_record(|record| record["status"] == 200);
     let said = gateway.stdout() + &gateway.stderr();

@@ -166,6 +166,38 @@ fn what_is_counted_is_told_although_nobody_comes_any_more() {
 }
 
 #[test]
+fn what_was_not_told_yet_is_told_at_the_end() {
+    let redis = Redis::start();
+    let mut fleet = gateways(&redis, "day: 100, sync_rate: 600", 2);
+    if 86_400 - unix_seconds() % 86_400 < 60 {
+        gateway_tests::skip("limits_lease::what_was_not_told_yet_is_told_at_the_end", "the day ends");
+        return;
+    }
+    let counted =
+        || redis.say(&["KEYS", "*:day"]).first().map_or_else(String::new, |key| redis.say(&["GET", key]).concat());
+    let mut clients: Vec<_> = (0..6).map(|_| fleet[0].connect()).collect();
+    for client in clients.iter_mut() {
+        for _ in 0..5 {
+            client.get("/x").expect(200);
+        }
+    }
+    eventually("the first is told", || !counted().is_empty());
+    assert_ne!(counted(), "30", "the others would be told ten minutes later");
+    fleet[0].sigterm();
+    assert!(fleet[0].wait(Duration::from_secs(20)).is_some_and(|status| status.success()));
+    assert_eq!(counted(), "30");
+    // One that cannot tell ends as well.
+    fleet[1].get("/x").expect(200);
+    eventually("the first is told", || counted() == "31");
+    fleet[1].get("/x").expect(200);
+    redis.pause();
+    fleet[1].sigterm();
+    let ended = fleet[1].wait(Duration::from_secs(20)).is_some_and(|status| status.success());
+    redis.resume();
+    assert!(ended);
+}
+
+#[test]
 fn a_reload_that_changes_a_limit_grants_the_difference() {
     let redis = Redis::start();
     let fleet = gateways(&redis, "day: 1000, lease: {}", 1);

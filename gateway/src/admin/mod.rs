@@ -99,6 +99,7 @@ async fn answer<C: Control + 'static>(shared: &Arc<C>, request: http::Request<In
         (&Method::POST, "/config") => replace(shared, request).await,
         (&Method::GET, "/edge") => edge_of(control, Edge::status),
         (&Method::GET, "/edge/why") => why(control, request.uri().query().unwrap_or_default()),
+        (&Method::POST, "/edge/unban") => unban(control, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/edge/kill" | "/edge/arm") => {
             let kill = path.ends_with("kill");
             edge_of(control, |edge| {
@@ -148,6 +149,15 @@ fn edge_of<C: Control>(control: &C, ask: impl FnOnce(&Edge) -> serde_json::Value
     match control.edge() {
         Some(edge) => json_of(StatusCode::OK, &ask(edge)),
         None => message(StatusCode::NOT_FOUND, "the configuration has no `gateway.edge`"),
+    }
+}
+
+/// Sets a source free, here and at the other gateways of the fleet.
+fn unban<C: Control>(control: &C, query: &str) -> Answer {
+    let ip = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "ip").map(|(_, value)| value);
+    match ip.and_then(|text| text.parse::<IpAddr>().ok()) {
+        Some(ip) => edge_of(control, |edge| json!({ "address": ip.to_string(), "stood": edge.lift(ip) })),
+        None => message(StatusCode::BAD_REQUEST, "`ip` is no IP address"),
     }
 }
 

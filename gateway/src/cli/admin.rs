@@ -29,6 +29,18 @@ impl Admin {
     /// # Errors
     /// When the gateway cannot be asked or refuses; the message is the gateway's.
     pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask("GET", path)
+    }
+
+    /// `POST` to a path, without a body.
+    ///
+    /// # Errors
+    /// As of `get`.
+    pub fn post(&self, path: &str) -> anyhow::Result<Value> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<Value> {
         let text = self.admin.trim_start_matches("http://").trim_end_matches('/');
         let address: SocketAddr = text.parse().with_context(|| format!("`{text}` is no socket address"))?;
         let mut stream =
@@ -41,7 +53,10 @@ impl Admin {
             }
             None => String::new(),
         };
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{token}Connection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{token}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;

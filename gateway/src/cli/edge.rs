@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::doctor::Doctor;
 use super::top::Top;
+use super::unban::Unban;
 
 /// The kernel side: what stands in its way, and what it does.
 #[derive(Debug, Args)]
@@ -20,6 +21,8 @@ enum Command {
     Doctor(Doctor),
     /// Watch a running gateway's edge: rates by reason, sources, verdicts, decisions.
     Top(Top),
+    /// Lift the verdict on an address, at this gateway and at those of its fleet. What the ladder counted is forgotten.
+    Unban(Unban),
 }
 
 impl Edge {
@@ -29,6 +32,7 @@ impl Edge {
         match &self.command {
             Command::Doctor(doctor) => doctor.run(),
             Command::Top(top) => top.run(),
+            Command::Unban(unban) => unban.run(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod init;
 mod openapi;
 mod schema;
 mod top;
+mod unban;
 mod why;
 
 use std::path::PathBuf;

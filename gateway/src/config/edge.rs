@@ -1,14 +1,20 @@
 //! What of an edge's lists contradicts itself, each with its place: found when the file is checked, not when somebody is
 //! locked out. It must not look at the machine.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 
 use super::settings::network;
 use crate::document::{Fields, Node, Place, Value};
-use crate::edge::{LIST_ENTRIES_MAX, Policy};
+use crate::edge::{FleetPolicy, LIST_ENTRIES_MAX, Policy};
+use crate::fleet;
+use crate::plugins::traffic::quota::redis;
 
 /// Entries of a list that are compared with those of another: the kernel's lists hold fewer.
 const COMPARED_MAX: usize = 8_192;
+/// Bytes of a gateway's name.
+const NAME_BYTES_MAX: usize = 64;
 
 /// Reports what is wrong with the policy that was read from `edge`; networks that are none are reported already.
 pub fn check(edge: &Fields<'_>, policy: &Policy) {
@@ -50,6 +56,37 @@ pub fn check(edge: &Fields<'_>, policy: &Policy) {
     if policy.keep && policy.pin.is_none() {
         edge.report.warn(edge.place_of("keep"), "`keep` needs `pin`: what is not pinned dies with the process");
     }
+}
+
+/// Reads `fleet`: where the gateways meet whose verdicts hold at all of them.
+pub fn fleet(edge: &Fields<'_>) -> Option<fleet::Settings> {
+    let block = edge.fields("fleet")?;
+    block.require("redis");
+    let server = redis::read_advanced(&block, true)?;
+    let channel = block.string("channel").filter(|name| !name.is_empty()).unwrap_or_else(|| "gateway:edge".to_owned());
+    let name = block.string("name").filter(|name| !name.is_empty()).unwrap_or_else(hostname);
+    if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        let message = format!("`name` is no name of at most {NAME_BYTES_MAX} bytes");
+        block.report.mismatch(block.place_of("name"), message, "a short name");
+    }
+    let bounds = FleetPolicy {
+        name: name.into(),
+        verdicts_max: block.integer("verdicts_max", 1..=1_048_576).unwrap_or(10_000) as u32,
+        per_second: block.integer("per_second", 1..=100_000).unwrap_or(1_000) as u32,
+    };
+    block.given("redis").then_some(fleet::Settings { server, channel, bounds })
+}
+
+pub fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
+    const BYTES_DEFAULT: i64 = 16 << 20;
+    let bytes_max = edge.integer("pcap_bytes_max", 65_536..=1 << 40).unwrap_or(BYTES_DEFAULT);
+    let path = edge.string_or_off("pcap").filter(|text| text != "off" && !text.is_empty())?;
+    Some((PathBuf::from(path), bytes_max as u64))
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "gateway".to_owned() } else { name.trim().to_owned() }
 }
 
 fn nets(list: Option<&Node>) -> Vec<(Place, IpNet, &str)> {

@@ -112,6 +112,7 @@ fn read_one(
         id: &id,
         route: scope.route.map_or("", |r| names.routes[r].0.as_str()),
         service: scope.service.map_or("", |s| names.services[s].0.as_str()),
+        group: scope.group.and_then(|g| identities.consumer_groups.get(g as usize)).map_or("", |g| g.id.as_str()),
     };
     let plugin = match config {
         Some(node) => (kind.compile)(&Fields::of(node, "config", report)?, &setup),
@@ -224,7 +225,6 @@ const ENTERPRISE: &[&str] = &[
     "oas-validation",
     "opa",
     "proxy-cache-advanced",
-    "rate-limiting-advanced",
     "request-callout",
     "request-transformer-advanced",
     "request-validator",

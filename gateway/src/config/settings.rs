@@ -11,6 +11,7 @@ use super::listens::{self, Listen};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
 use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+use crate::fleet;
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
 
@@ -136,6 +137,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The edge; without it a file behaves exactly as with Kong.
     pub edge: Option<Policy>,
+    /// The other gateways whose verdicts hold here too.
+    pub fleet: Option<fleet::Settings>,
 }
 
 impl Settings {
@@ -179,6 +182,7 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         timeouts: Timeouts::read(fields.fields("timeouts").as_ref()),
         limits: Limits::read(fields.fields("limits").as_ref()),
         edge: None,
+        fleet: None,
     };
     if settings.real_ip == RealIp::ProxyProtocol && !settings.listens_for_proxy_protocol() {
         fields.report.mismatch(
@@ -188,6 +192,7 @@ pub fn read_fields(fields: &Fields<'_>, tls: bool, env: &Environment) -> Setting
         );
     }
     if let Some(edge) = fields.fields("edge") {
+        settings.fleet = super::edge::fleet(&edge);
         settings.edge = Some(policy(&edge, &settings));
     }
     settings
@@ -328,7 +333,7 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         fallback: edge.choice("fallback", &[("tc", Fallback::Tc), ("none", Fallback::None)]).unwrap_or_default(),
         pin: pin(edge),
         keep: edge.boolean("keep").unwrap_or(false),
-        pcap: pcap(edge),
+        pcap: super::edge::pcap(edge),
         hold: edge.boolean("hold").unwrap_or(false),
         v6_prefix: edge.integer("v6_prefix", 48..=64).map_or(defaults.v6_prefix, |n| n as u8),
         never_drop: networks(edge, "never_drop"),
@@ -378,13 +383,6 @@ fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
     let expected = format!("an absolute path below a bpffs, or true for {USUAL}");
     edge.report.mismatch(edge.place_of("pin"), format!("`pin` is `{text}`"), expected);
     None
-}
-
-fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
-    const BYTES_DEFAULT: i64 = 16 << 20;
-    let bytes_max = edge.integer("pcap_bytes_max", 65_536..=1 << 40).unwrap_or(BYTES_DEFAULT);
-    let path = edge.string_or_off("pcap").filter(|text| text != "off" && !text.is_empty())?;
-    Some((PathBuf::from(path), bytes_max as u64))
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {

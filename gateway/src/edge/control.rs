@@ -16,6 +16,7 @@ use gateway_common::{
 };
 use ipnet::IpNet;
 
+use self::fleet::Fleet;
 use super::{
     attach::{Kernel, Trouble},
     egress::Egress,
@@ -34,6 +35,7 @@ use super::{
 };
 use crate::clock::{monotonic_ns, unix_ns};
 
+mod fleet;
 mod pressed;
 mod succession;
 
@@ -111,6 +113,8 @@ pub(super) struct Control {
     strangers_at: Option<u64>,
     /// Another process has taken the kernel's side over.
     is_superseded: bool,
+    /// Other gateways, if there are any.
+    pub fleet: Option<Fleet>,
 }
 
 impl Control {
@@ -144,6 +148,7 @@ impl Control {
             inherited: 0,
             strangers_at: None,
             is_superseded: false,
+            fleet: None,
         };
         control.apply(policy);
         control
@@ -347,6 +352,7 @@ impl Control {
     }
 
     fn carry_out(&mut self, mut decision: Decision) {
+        let before = self.writer.desired().get(&decision.source).map_or(0, |verdict| verdict.rung);
         // A degraded source needs a place in the workers' table only; that table too is bounded.
         let has_place = self.writer.desired().len() < self.policy.verdicts_max as usize
             || self.writer.desired().contains_key(&decision.source);
@@ -373,13 +379,13 @@ impl Control {
             kind = decision.kind.name(),
             strikes = decision.strikes,
             seconds = decision.expires_ns.saturating_sub(decision.since_ns) / 1_000_000_000,
+            origin = decision.origin.as_deref(),
             "edge decision"
         );
-        self.decisions += 1;
-        if self.history.len() == HISTORY_MAX {
-            self.history.pop_front();
+        if decision.origin.is_none() {
+            self.tell_fleet(&decision, before);
         }
-        self.history.push_back(decision);
+        self.record(decision);
     }
 
     /// Once a second.
@@ -396,6 +402,7 @@ impl Control {
         }
         self.writer.beat(now_ns);
         self.writer.sweep(now_ns);
+        self.sweep_fleet(now_ns);
         self.plans.sweep(now_ns.saturating_sub(RAISED_NS));
         self.feel_pressure(now_ns);
     }

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    Identity, Metric, Policy, Reporter, Standings,
+    FleetPolicy, Identity, Metric, Notice, Policy, Reporter, Standings,
     control::Control,
-    metrics,
+    metrics, notice,
     report::{self, Desk, Inbox, OffenceTold},
     status,
 };
@@ -71,6 +71,7 @@ impl Edge {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut offences = Vec::with_capacity(BATCH);
         let mut sources = Vec::with_capacity(BATCH);
+        let mut told = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
@@ -80,6 +81,7 @@ impl Edge {
                 }
                 _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
                 _ = arrivals.recv_many(&mut sources, BATCH) => self.greet(&mut sources),
+                _ = inbox.notices.recv_many(&mut told, BATCH) => self.hear_others(&inbox, &mut told),
             }
         }
         self.stop();
@@ -95,6 +97,29 @@ impl Edge {
     pub fn kill_switch(&self, on: bool) {
         tracing::warn!(on, "kill switch of the edge");
         self.control().writer.kill(on);
+    }
+
+    /// Takes part in a fleet; what comes out is to be told to the other gateways.
+    #[must_use]
+    pub fn join(&self, bounds: FleetPolicy) -> mpsc::Receiver<Notice> {
+        self.control().join(bounds)
+    }
+
+    /// Whether the other gateways can be reached now.
+    pub fn link(&self, linked: bool) {
+        self.control().link(linked, monotonic_ns());
+    }
+
+    /// What another gateway tells. Full means counted, not waited for.
+    pub fn hear_fleet(&self, text: &[u8]) {
+        if text.len() > notice::BYTES_MAX || self.desk.notices.try_send(text.into()).is_err() {
+            self.desk.lost_notices.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a source free, here and at the other gateways; whether it stood under a verdict here.
+    pub fn lift(&self, ip: IpAddr) -> bool {
+        self.control().lift(ip, monotonic_ns())
     }
 
     /// What is wanted, what is in force, and what was decided.
@@ -137,6 +162,17 @@ impl Edge {
         }
         for told in offences.drain(..) {
             control.hear_offence(&told, rand::random());
+        }
+    }
+
+    fn hear_others(&self, inbox: &Inbox, told: &mut Vec<Box<[u8]>>) {
+        let mut control = self.control();
+        for good in inbox.goods.try_iter().take(GOODS_AT_ONCE) {
+            control.hear_good(&good);
+        }
+        let now_ns = monotonic_ns();
+        for text in told.drain(..) {
+            control.hear_fleet(&text, now_ns);
         }
     }
 

@@ -15,6 +15,10 @@ use super::{
     watch::Watch,
 };
 
+mod others;
+
+pub(super) use others::{Said, Weighed};
+
 /// A Retry-After beyond this is held to it: nothing here lasts longer than a day.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 /// The gate doubles at most so often.
@@ -96,6 +100,8 @@ pub(super) struct Decision {
     pub repeats: u8,
     pub since_ns: u64,
     pub expires_ns: u64,
+    /// The gateway that came to it, if it was another.
+    pub origin: Option<Box<str>>,
 }
 
 /// Whether the kernel may be told about a source.
@@ -311,6 +317,7 @@ impl Draft {
             repeats: entry.repeats,
             since_ns: self.now_ns,
             expires_ns: entry.until_ns,
+            origin: None,
         }
     }
 }

@@ -88,6 +88,19 @@ fn figures(control: &Control, out: &mut Vec<Metric>) {
     let pressed = f64::from(u8::from(control.pressure.since_ns.is_some()));
     put("gateway_edge_pressure", "Whether strangers share one budget of new connections", &[], pressed);
     put("gateway_edge_pressure_entered_total", "Times that it began", &[], control.pressure.entered as f64);
+    if let Some(fleet) = &control.fleet {
+        let linked = f64::from(u8::from(fleet.linked));
+        put("gateway_edge_fleet_linked", "Whether other gateways can be reached", &[], linked);
+        put("gateway_edge_fleet_verdicts", "Verdicts of other gateways", &[], fleet.foreign.len() as f64);
+        let counts = &fleet.counts;
+        for (end, count) in [("told", counts.told), ("untold", counts.untold)] {
+            put("gateway_edge_fleet_told_total", "Notices for other gateways", &[("end", end)], count as f64);
+        }
+        let lost = control.desk.lost_notices.load(Ordering::Relaxed);
+        for (end, count) in counts.heard().into_iter().chain([("lost", lost)]) {
+            put("gateway_edge_fleet_heard_total", "Notices of other gateways", &[("end", end)], count as f64);
+        }
+    }
     let desk = &control.desk;
     let lost =
         [("offence", desk.lost_offences.load(Ordering::Relaxed)), ("good", desk.lost_goods.load(Ordering::Relaxed))];

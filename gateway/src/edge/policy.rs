@@ -146,6 +146,17 @@ impl Default for Policy {
     }
 }
 
+/// What is taken from other gateways, and under which name this one is known to them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FleetPolicy {
+    /// This gateway's name, for people.
+    pub name: Box<str>,
+    /// Verdicts of others held at once.
+    pub verdicts_max: u32,
+    /// Notices of others heard in a second; further ones are not.
+    pub per_second: u32,
+}
+
 /// What is sent.
 #[derive(Clone, PartialEq, Debug)]
 pub struct EgressPolicy {

@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 const OFFENCES_WAITING_MAX: usize = 4_096;
 /// Tallies of good answers waiting for the control plane.
 const GOODS_WAITING_MAX: usize = 16_384;
+/// Notices of other gateways waiting for the control plane.
+const NOTICES_WAITING_MAX: usize = 1_024;
 /// Slots of a worker's table of good answers (a power of two).
 const SLOTS: usize = 1_024;
 /// The first good answers of a visitor are told at once, so that a short visit counts as a neighbour too.
@@ -148,8 +150,11 @@ pub(super) struct Desk {
     pub v6_prefix: AtomicU8,
     pub lost_offences: AtomicU64,
     pub lost_goods: AtomicU64,
+    /// Notices of other gateways that found no place.
+    pub lost_notices: AtomicU64,
     offences: mpsc::Sender<OffenceTold>,
     goods: SyncSender<GoodTold>,
+    pub notices: mpsc::Sender<Box<[u8]>>,
 }
 
 /// The control plane's end.
@@ -157,20 +162,25 @@ pub(super) struct Inbox {
     pub offences: mpsc::Receiver<OffenceTold>,
     /// Polled before each decision and each second: a good answer wakes nobody.
     pub goods: Receiver<GoodTold>,
+    /// What other gateways tell, as it came.
+    pub notices: mpsc::Receiver<Box<[u8]>>,
 }
 
 pub(super) fn desk() -> (Arc<Desk>, Inbox) {
     let (offences, offences_in) = mpsc::channel(OFFENCES_WAITING_MAX);
     let (goods, goods_in) = sync_channel(GOODS_WAITING_MAX);
+    let (notices, notices_in) = mpsc::channel(NOTICES_WAITING_MAX);
     let desk = Desk {
         open: AtomicBool::new(false),
         v6_prefix: AtomicU8::new(gateway_common::source::V6_PREFIX),
         lost_offences: AtomicU64::new(0),
         lost_goods: AtomicU64::new(0),
+        lost_notices: AtomicU64::new(0),
         offences,
         goods,
+        notices,
     };
-    (Arc::new(desk), Inbox { offences: offences_in, goods: goods_in })
+    (Arc::new(desk), Inbox { offences: offences_in, goods: goods_in, notices: notices_in })
 }
 
 #[derive(Clone, Copy)]
@@ -270,7 +280,7 @@ fn index(source: Source, identity: Identity) -> usize {
     source.hash([word, 0]) as usize & (SLOTS - 1)
 }
 
-fn cut(text: &str) -> Box<str> {
+pub(super) fn cut(text: &str) -> Box<str> {
     if text.len() <= NAME_BYTES_MAX {
         return text.into();
     }

@@ -57,6 +57,7 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         "ports": policy.ports,
         "cells": super::tables::cells(policy.cells),
         "verdicts": verdicts(control, &clock),
+        "fleet": fleet(control),
         "cut_connections": control.writer.cuts().len(),
         "raised_sources": control.writer.raised().len(),
         "pressure": pressure(control, &clock),
@@ -121,6 +122,20 @@ pub(super) fn why(control: &Control, ip: IpAddr, now_ns: u64) -> Value {
             .map(|one| decision(one, &clock)).collect::<Vec<_>>(),
         "events": control.events.latest().filter(of_source).take(SHOWN_OF_ONE_MAX)
             .map(|one| sample(one, &clock)).collect::<Vec<_>>(),
+    })
+}
+
+fn fleet(control: &Control) -> Value {
+    let Some(fleet) = &control.fleet else { return Value::Null };
+    let counts = &fleet.counts;
+    json!({
+        "name": fleet.name(),
+        "linked": fleet.linked,
+        "told": counts.told,
+        "untold": counts.untold,
+        "lost": control.desk.lost_notices.load(Ordering::Relaxed),
+        "verdicts_of_others": fleet.foreign.len(),
+        "heard": counts.heard().into_iter().map(|(word, count)| (word.to_owned(), json!(count))).collect::<Map<_, _>>(),
     })
 }
 
@@ -228,6 +243,7 @@ fn decision(decision: &Decision, clock: &Clock) -> Value {
         "name": decision.rung.name(),
         "cut": decision.flow.map(|flow| json!({ "client_port": flow.client_port, "port": flow.port })),
         "held": decision.held.map(|held| held.name()),
+        "origin": decision.origin,
         "plugin": &*decision.cause.plugin,
         "route": &*decision.cause.route,
         "request_id": &*decision.cause.request_id,

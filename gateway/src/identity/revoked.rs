@@ -1,6 +1,7 @@
 //! Credentials that are no more: what a reload took away, or the admin API. Connections that live by them are closed.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{Identities, JwtSecret, certificate};
 
@@ -23,6 +24,11 @@ impl Revoked {
         self.0.is_empty()
     }
 
+    /// These are gone, too.
+    pub fn extend(&mut self, ids: impl IntoIterator<Item = Arc<str>>) {
+        self.0.extend(ids.into_iter().map(|id| Box::from(&*id)));
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -37,6 +43,12 @@ impl<'a> FromIterator<&'a str> for Revoked {
 }
 
 impl Identities {
+    /// Whether a consumer of these identities is not among `later`.
+    #[must_use]
+    pub fn lost(&self, later: &Identities, consumer: &str) -> bool {
+        self.consumer_named(consumer).is_some() && later.consumer_named(consumer).is_none()
+    }
+
     /// The credentials of these identities that `later` has no more: gone, with another secret, or another consumer's.
     #[must_use]
     pub fn revoked_in(&self, later: &Identities) -> Revoked {

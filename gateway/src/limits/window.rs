@@ -175,9 +175,22 @@ pub struct Usage {
     pub reset_s: u64,
 }
 
+/// How far a worker's clock may be ahead of the control plane's, seconds. A window that begins later is of a time to come.
+pub const AHEAD_S: u64 = 2;
+
 /// Counters at most; beyond it, keys share the overflow cells, so that a flood of identities costs no memory.
 const COUNTERS_MAX: usize = 1 << 20;
 const OVERFLOW_CELLS: usize = 1 << 12;
+
+/// The word of a counter that is being forgotten: no window has this number.
+const GONE: u64 = u64::MAX;
+
+/// Changes a counter's word, or leaves it, as `fetch_update`; nothing if it is being forgotten.
+fn change(cell: &AtomicU64, next: impl Fn(u64) -> Option<u64>) -> Option<Result<u64, u64>> {
+    let next = |word| if word == GONE { None } else { next(word) };
+    let changed = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    (changed != Err(GONE)).then_some(changed)
+}
 
 /// All counters of the process. They outlive a reload.
 pub struct Windows {
@@ -212,17 +225,17 @@ impl Windows {
         let (window, next) = period.window(unix_s);
         let reset_s = next.saturating_sub(unix_s).max(1);
         self.with_cell(key, period, |cell| {
-            let counted = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let counted = change(cell, |word| {
                 let (window, used) = period.found(word, window);
                 (used < limit.min(period.count_max())).then(|| period.word(window, used + 1))
-            });
-            match counted {
+            })?;
+            Some(match counted {
                 Ok(before) => {
                     let (_, used) = period.found(before, window);
                     Usage { admitted: true, remaining: limit.saturating_sub(used + 1), reset_s }
                 }
                 Err(_) => Usage { admitted: false, remaining: 0, reset_s },
-            }
+            })
         })
     }
 
@@ -230,10 +243,11 @@ impl Windows {
     pub fn uncount(&self, key: u64, period: Period, unix_s: u64) {
         let (window, _) = period.window(unix_s);
         self.with_cell(key, period, |cell| {
-            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            change(cell, |word| {
                 let (stored, used) = period.parts(word);
                 (stored >= window && used > 0).then(|| word - 1)
-            });
+            })
+            .map(drop)
         });
     }
 
@@ -241,10 +255,11 @@ impl Windows {
     pub fn add(&self, key: u64, period: Period, number: u64, unix_s: u64) {
         let (window, _) = period.window(unix_s);
         self.with_cell(key, period, |cell| {
-            let _ = cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            change(cell, |word| {
                 let (window, used) = period.found(word, window);
                 Some(period.word(window, used.saturating_add(number).min(period.count_max())))
-            });
+            })
+            .map(drop)
         });
     }
 
@@ -254,7 +269,7 @@ impl Windows {
         let (window, next) = period.window(unix_s);
         let pin = self.counters.pin();
         let word = match pin.get(&(key, period)) {
-            Some(cell) => cell.load(Ordering::Relaxed),
+            Some(cell) => Some(cell.load(Ordering::Relaxed)).filter(|word| *word != GONE).unwrap_or(0),
             None if pin.len() >= self.counters_max => self.shared_cell(key, period).load(Ordering::Relaxed),
             None => 0,
         };
@@ -263,26 +278,41 @@ impl Windows {
         Usage { admitted: remaining > 0, remaining, reset_s: next.saturating_sub(unix_s).max(1) }
     }
 
-    fn with_cell<T>(&self, key: u64, period: Period, act: impl Fn(&AtomicU64) -> T) -> T {
+    /// What `act` does to a counter; nothing where that is being forgotten, and then it has another.
+    fn with_cell<T>(&self, key: u64, period: Period, act: impl Fn(&AtomicU64) -> Option<T>) -> T {
         let pin = self.counters.pin();
-        if let Some(cell) = pin.get(&(key, period)) {
-            return act(cell);
+        loop {
+            let cell = match pin.get(&(key, period)) {
+                Some(cell) => cell,
+                None if pin.len() < self.counters_max => pin.get_or_insert_with((key, period), Arc::default),
+                // Those are never forgotten.
+                None => match act(self.shared_cell(key, period)) {
+                    Some(done) => return done,
+                    None => continue,
+                },
+            };
+            if let Some(done) = act(cell) {
+                return done;
+            }
+            // Whoever finds it first takes it out.
+            let _ = pin.remove_if(&(key, period), |_, known| Arc::ptr_eq(known, cell));
         }
-        if pin.len() >= self.counters_max {
-            return act(self.shared_cell(key, period));
-        }
-        act(pin.get_or_insert_with((key, period), || Arc::new(AtomicU64::new(0))))
     }
 
     /// Forgets the counters of past windows; the control plane calls it now and then. Those of windows to come go too:
     /// the clock was set back, and nobody must wait until it is there again.
     pub fn sweep(&self, unix_s: u64) {
         let live = |period: Period, word: u64| {
-            let now = period.window(unix_s).0;
-            // A worker's clock may be a tick ahead.
-            (now..=now + 1).contains(&period.parts(word).0)
+            (period.window(unix_s).0..=period.window(unix_s + AHEAD_S).0).contains(&period.parts(word).0)
         };
-        self.counters.pin().retain(|(_, period), cell| live(*period, cell.load(Ordering::Relaxed)));
+        self.counters.pin().retain(|(_, period), cell| {
+            let word = cell.load(Ordering::Relaxed);
+            // Nobody counts any more on what is forgotten.
+            live(*period, word)
+                || cell
+                    .compare_exchange(word, GONE, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err_and(|word| word != GONE)
+        });
         for (i, cell) in self.overflow.iter().enumerate() {
             let (_, period) = Period::ALL[i / OVERFLOW_CELLS];
             let word = cell.load(Ordering::Relaxed);
@@ -393,6 +423,29 @@ mod tests {
         }
         windows.sweep(600);
         assert!(windows.count(1, Period::Minute, 1, 600).admitted && windows.count(2, Period::Minute, 1, 600).admitted);
+    }
+
+    #[test]
+    fn so_does_one_that_was_set_back_by_a_part_of_a_window() {
+        let windows = Windows::default();
+        assert!(windows.count(1, Period::Hour, 1, 7200).admitted);
+        windows.sweep(7199);
+        assert!(!windows.count(1, Period::Hour, 1, 7199).admitted, "a worker's clock may be ahead");
+        windows.sweep(7200 - 600);
+        assert!(windows.count(1, Period::Hour, 1, 7200 - 600).admitted);
+    }
+
+    #[test]
+    fn nobody_counts_on_what_is_being_forgotten() {
+        let windows = Windows::default();
+        windows.count(7, Period::Minute, 5, 60);
+        let held = windows.counters.pin().get(&(7, Period::Minute)).cloned().expect("it is counted");
+        windows.sweep(180);
+        assert_eq!(change(&held, |word| Some(word + 1)), None, "one who had found it before");
+        windows.counters.pin().insert((7, Period::Minute), held);
+        assert_eq!(windows.look(7, Period::Minute, 5, 180).remaining, 5);
+        assert_eq!(windows.count(7, Period::Minute, 5, 180).remaining, 4);
+        assert_eq!(windows.look(7, Period::Minute, 5, 180).remaining, 4);
     }
 
     #[test]

@@ -75,6 +75,8 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often it says so.
 const TELL_AGAIN_NS: u64 = 1_000_000_000;
+/// How long a worker that ends waits until Redis was told what was counted.
+const TELL_MAX: Duration = Duration::from_secs(2);
 
 /// Starts worker `id` on its sockets, each with what is spoken on it. `make` builds the worker on its own thread.
 ///
@@ -149,10 +151,12 @@ async fn run(
             () = drained.wait(), if !finishing => {
                 finishing = true;
                 worker.registry.finish();
+                worker.shared.fleet.close();
             }
         }
     }
     worker.flush_log();
+    worker.shared.fleet.told(TELL_MAX).await;
 }
 
 /// When to look at open connections because the edge has cut some: at once, but not more often than `LOOK_AGAIN`, so that a

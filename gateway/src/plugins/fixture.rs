@@ -44,8 +44,8 @@ pub fn compile(kind: &Kind, config: &str, allow: bool, shared: &Arc<Shared>) -> 
         let fields = Fields::of(&tree, "config", &report).expect("a map");
         let place = tree.place;
         let identities = identities();
-        let setup =
-            Setup { identities: &identities, shared, report: &report, place, id: "p", route: "r1", service: "s1" };
+        let (route, service, group) = ("r1", "s1", "");
+        let setup = Setup { identities: &identities, shared, report: &report, place, id: "p", route, service, group };
         (kind.compile)(&fields, &setup)
     };
     (plugin, report.to_string())

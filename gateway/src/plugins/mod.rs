@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::document::{Fields, Place, Report};
 use crate::identity::Identities;
-use crate::limits::Windows;
+use crate::limits::{Slots, Spans, Windows};
 use crate::proxy::exchange::{Exchange, Outcome, Response};
 use crate::proxy::reply::Reply;
 use crate::telemetry::record::Record;
@@ -126,6 +126,10 @@ pub struct MetricFlags {
 pub struct Shared {
     /// Rate-limit counters.
     pub windows: Windows,
+    /// Those of windows of any length.
+    pub spans: Spans,
+    /// Requests under way, of those who may have only so many.
+    pub slots: Slots,
     /// Limits shared with other gateways.
     pub fleet: Arc<crate::limits::store::Fleet>,
     /// Circuit states by service or route.
@@ -152,6 +156,8 @@ impl Shared {
     pub fn new(writer: LogWriter) -> Self {
         Shared {
             windows: Windows::default(),
+            spans: Spans::default(),
+            slots: Slots::default(),
             fleet: Arc::default(),
             circuits: Default::default(),
             members: Default::default(),
@@ -167,6 +173,8 @@ impl Shared {
     /// Forgets what is over; the control plane calls it every second.
     pub fn sweep(&self, unix_s: u64) {
         self.windows.sweep(unix_s);
+        self.spans.sweep(unix_s);
+        self.slots.sweep();
         self.fleet.sweep(unix_s);
         self.members.sweep();
     }
@@ -188,6 +196,8 @@ pub struct Setup<'a> {
     pub route: &'a str,
     /// UUID of the service that it is scoped to, or empty.
     pub service: &'a str,
+    /// UUID of the consumer group that it is scoped to, or empty.
+    pub group: &'a str,
 }
 
 /// A kind of plugin.
@@ -221,6 +231,8 @@ pub const REGISTRY: &[Kind] = &[
     traffic::request_size_limiting::KIND,
     auth::acl::KIND,
     traffic::rate_limiting::KIND,
+    traffic::rate_limiting_advanced::KIND,
+    traffic::concurrency_limiting::KIND,
     traffic::response_ratelimiting::KIND,
     transform::request_transformer::KIND,
     transform::response_transformer::KIND,

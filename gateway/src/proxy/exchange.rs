@@ -13,6 +13,7 @@ use super::body::RequestBody;
 use crate::identity::ConsumerIndex;
 use crate::identity::certificate::Chain;
 use crate::identity::session::Held;
+use crate::limits::slots::Slot;
 
 /// What is known of a service by those who log, count and echo.
 #[derive(Debug)]
@@ -187,6 +188,8 @@ pub struct Exchange {
     pub response_quota: Option<Box<(u64, Box<[u64]>)>>,
     /// Whether a half-open circuit let this request through as one of its probes.
     pub circuit_probe: bool,
+    /// What concurrency-limiting gave it, until the answer is over.
+    pub slot: Option<Slot>,
 }
 
 impl Exchange {
@@ -272,6 +275,7 @@ impl Exchange {
             correlation_id: None,
             response_quota: None,
             circuit_probe: false,
+            slot: None,
             request,
         }
     }

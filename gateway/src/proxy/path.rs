@@ -99,6 +99,7 @@ pub fn serve(
         correlation_id: None,
         response_quota: None,
         circuit_probe: false,
+        slot: None,
     };
     fly(Box::new(Flight::new(worker, local, exchange, origin.serving, origin.connection)), on_upgrade)
 }
@@ -387,7 +388,8 @@ fn tunneled(
     if let Some(client) = client {
         let seat = Seat::new(&flight.worker, flight.exchange.client.peer.ip());
         let connection = Rc::clone(&flight.connection);
-        tunnel::spawn(seat, connection, client, upstream, idle_max(&flight));
+        let held = (seat, flight.exchange.slot.take());
+        tunnel::spawn(held, connection, client, upstream, idle_max(&flight));
     }
     answer(flight, response, Source::Empty)
 }

@@ -11,18 +11,19 @@ use super::registry::{Order, Registered};
 use super::relay;
 use super::transport::Transport;
 use super::worker::Seat;
+use crate::limits::slots::Slot;
 
-/// Joins the two sides once hyper has sent the 101. `seat` counts the tunnel as the connection that it is, so that a drain
-/// waits for it; it ends when its connection is cut, or after a silence of `idle_max` to twice that.
+/// Joins the two sides once hyper has sent the 101. It holds a seat, which counts the tunnel as the connection that it is, so
+/// that a drain waits for it, and its caller's slot; it ends when its connection is cut, or after a silence of `idle_max` to twice that.
 pub fn spawn(
-    seat: Seat,
+    held: (Seat, Option<Slot>),
     connection: Rc<Registered>,
     client: OnUpgrade,
     upstream: Upgraded<Transport>,
     idle_max: Duration,
 ) {
     tokio::task::spawn_local(async move {
-        let _seat = seat;
+        let _held = held;
         if let Ok(client) = client.await {
             connection.entry.presence.carry();
             let joined = relay::join(TokioIo::new(client), upstream, idle_max);

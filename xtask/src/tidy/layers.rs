@@ -33,6 +33,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("listen::tls", 4),
     ("plugins", 4),
     ("upstreams", 4),
+    ("fleet", 5),
     ("router", 5),
     ("config", 6),
     ("proxy", 7),

@@ -25,6 +25,7 @@ pub fn plugin(kind: &Kind) -> Rc<Outline> {
             id: "",
             route: "",
             service: "",
+            group: "",
         };
         let fields = Fields::probe(Rc::clone(&outline), eager, "config", &report);
         let _ = (kind.compile)(&fields, &setup);

@@ -4,6 +4,7 @@
 
 pub mod log;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +46,8 @@ pub struct Keyring {
     live: HashMap<[u8; 32], Arc<IssuedKey>>,
     by_id: HashMap<String, Arc<IssuedKey>>,
     is_open: AtomicBool,
+    /// When keys end, of those that do; an end that was put off stands here until it is past.
+    ends: Mutex<BTreeSet<(u64, Arc<str>)>>,
     /// Of whoever changes something, for as long as the disk takes: nobody who only looks may wait for it.
     log: Mutex<Option<Log>>,
 }
@@ -193,7 +196,38 @@ impl Keyring {
         let key = Arc::new(IssuedKey { record, credential });
         self.by_id.pin().insert(key.record.id.clone(), Arc::clone(&key));
         self.live.pin().insert(key.record.digest(), Arc::clone(&key));
+        if let Some(end_s) = key.record.expires_s {
+            self.ends().insert((end_s, Arc::clone(&key.credential)));
+        }
         key
+    }
+
+    /// Forgets the keys whose time is over; their ids, each once.
+    pub fn end(&self, now_s: u64) -> Vec<Arc<str>> {
+        let mut ends = self.ends();
+        let mut ended = Vec::new();
+        while let Some((_, id)) = ends.first().filter(|(end_s, _)| *end_s <= now_s).cloned() {
+            ends.pop_first();
+            let over = self
+                .by_id
+                .pin()
+                .remove_if(&*id, |_, key| !key.record.holds(now_s))
+                .ok()
+                .flatten()
+                .map(|(_, key)| Arc::clone(key));
+            if let Some(key) = over {
+                self.forget(&key);
+                ended.push(id);
+            }
+        }
+        ended
+    }
+
+    /// The keys of consumers of whom `is_gone` says so.
+    #[must_use]
+    pub fn of_consumers(&self, is_gone: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let by_id = self.by_id.pin();
+        by_id.values().filter(|key| is_gone(&key.record.consumer)).map(|key| Arc::clone(&key.credential)).collect()
     }
 
     fn sweep(&self, now_s: u64) {
@@ -213,6 +247,10 @@ impl Keyring {
         if live.get(&digest).is_some_and(|known| known.record.id == key.record.id) {
             live.remove(&digest);
         }
+    }
+
+    fn ends(&self) -> MutexGuard<'_, BTreeSet<(u64, Arc<str>)>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Log>> {

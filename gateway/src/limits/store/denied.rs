@@ -39,11 +39,16 @@ impl Denials {
 
     /// Remembers that `key` is denied as `usages` say, until the window of the one that refused ends.
     pub fn remember(&self, key: u64, usages: &SmallVec<[Usage; 2]>, unix_s: u64) {
-        let Some(refusing) = usages.iter().find(|u| !u.admitted) else { return };
+        if let Some(refusing) = usages.iter().find(|u| !u.admitted) {
+            self.remember_until(key, usages, unix_s, unix_s + refusing.reset_s);
+        }
+    }
+
+    /// Remembers that `key` is denied as `usages` say, until a second; nothing when that is not in the future.
+    pub fn remember_until(&self, key: u64, usages: &SmallVec<[Usage; 2]>, unix_s: u64, until_s: u64) {
         let pin = self.0.pin();
-        if pin.len() < DENIALS_MAX {
-            let denial = Denial { until_s: unix_s + refusing.reset_s, at_s: unix_s, usages: usages.clone() };
-            pin.insert(key, denial);
+        if until_s > unix_s && pin.len() < DENIALS_MAX {
+            pin.insert(key, Denial { until_s, at_s: unix_s, usages: usages.clone() });
         }
     }
 

@@ -3,17 +3,24 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use papaya::HashMap;
+use tokio::sync::watch;
 
 use super::Fault;
 use super::denied::Denials;
 use super::slice::Slice;
-use crate::limits::window::Period;
+use crate::limits::window::{AHEAD_S, Period};
 use crate::telemetry::metrics;
 
 /// Slices at most; beyond it, the store is asked for every request.
 const SLICES_MAX: usize = 1 << 16;
+
+/// Tasks at most that tell the store of windows of any length; what they do not tell is told with a later request.
+const FOLLOWERS_MAX: u64 = 1 << 16;
+/// How often one that closes looks whether all is told.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Limits shared with other gateways, as this process sees them. It outlives a reload.
 pub struct Fleet {
@@ -28,6 +35,34 @@ pub struct Fleet {
     pub calls: Calls,
     /// When was last complained, monotonic seconds.
     complained_s: AtomicU64,
+    /// Tasks that will tell the store what it does not know yet.
+    followers: AtomicU64,
+    /// The process ends: what is owed is told at once.
+    closing: watch::Sender<bool>,
+}
+
+/// One of those tasks.
+pub struct Follower {
+    fleet: Arc<Fleet>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Follower {
+    /// Waits for the next call, or until the process ends; whether it does.
+    pub async fn pause(&self, time: Duration) -> bool {
+        let mut closing = self.closing.clone();
+        let ends = async {
+            // The fleet outlives its followers.
+            let _ = closing.wait_for(|closing| *closing).await;
+        };
+        tokio::time::timeout(time, ends).await.is_ok()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.fleet.followers.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Default for Fleet {
@@ -39,6 +74,8 @@ impl Default for Fleet {
             denials: Denials::default(),
             calls: Calls::default(),
             complained_s: AtomicU64::new(0),
+            followers: AtomicU64::new(0),
+            closing: watch::Sender::new(false),
         }
     }
 }
@@ -78,6 +115,36 @@ impl Fleet {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
+    /// One more task will tell the store what is owed.
+    #[must_use]
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        self.followers.fetch_add(1, Relaxed);
+        Follower { fleet: Arc::clone(self), closing: self.closing.subscribe() }
+    }
+
+    /// The same, unless there are too many.
+    #[must_use]
+    pub fn try_follow(self: &Arc<Self>) -> Option<Follower> {
+        (self.followers.load(Relaxed) < FOLLOWERS_MAX).then(|| self.follow())
+    }
+
+    /// From now on the store is told at once of what is owed: the process ends.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Waits until it was told of all, `time` at most. A worker does so when its last request has ended; every worker waits
+    /// for all, since the tasks of one may tell what another counted.
+    pub async fn told(&self, time: Duration) {
+        let all_told = async {
+            while self.followers.load(Relaxed) > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Who is not reached in time is not told.
+        let _ = tokio::time::timeout(time, all_told).await;
+    }
+
     /// Says in the log, at most once a second, that a plugin had to do without the store.
     pub fn complain(&self, plugin: &'static str, fault: &Fault) {
         let now_s = crate::clock::monotonic_ns() / 1_000_000_000;
@@ -102,7 +169,9 @@ impl Fleet {
     /// Forgets what is over; the control plane calls it now and then.
     pub fn sweep(&self, unix_s: u64) {
         self.denials.sweep(unix_s);
-        self.slices.pin().retain(|(_, period), slice| slice.is_live(period.window(unix_s).0));
+        let live =
+            |period: Period, slice: &Slice| slice.is_live(period.window(unix_s).0, period.window(unix_s + AHEAD_S).0);
+        self.slices.pin().retain(|(_, period), slice| live(*period, slice));
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
 use super::exact::{ADD, life_s};
+use super::fleet::Follower;
 use super::slice::{Plan, Slice, Take};
 use super::{Fault, Fleet, Server, link};
 use crate::limits::window::{Period, Usage};
@@ -132,16 +133,17 @@ impl Account {
     fn begin(&self, fleet: &Arc<Fleet>, terms: &Arc<Terms>, plan: Plan, key: &dyn Fn(u64) -> Vec<u8>) {
         let key = key(self.period.begin(plan.window));
         let (account, fleet, terms) = (self.clone(), Arc::clone(fleet), Arc::clone(terms));
+        let follower = terms.counts.then(|| fleet.follow());
         tokio::task::spawn_local(async move {
             account.call(&fleet, &terms, plan, &key).await;
-            if terms.counts {
-                account.follow(&fleet, &terms, plan.window, &key).await;
+            if let Some(follower) = follower {
+                account.follow(&follower, &fleet, &terms, plan.window, &key).await;
             }
         });
     }
 
-    /// Makes a call and tells the slice how it ended.
-    async fn call(&self, fleet: &Fleet, terms: &Terms, plan: Plan, key: &[u8]) {
+    /// Makes a call and tells the slice how it ended; whether it was answered.
+    async fn call(&self, fleet: &Fleet, terms: &Terms, plan: Plan, key: &[u8]) -> bool {
         let _done = Done(&self.slice);
         let answer = ask(fleet, terms, self, plan, key).await;
         fleet.calls.note(&answer);
@@ -155,21 +157,29 @@ impl Account {
         if let Err(fault) = &answer {
             fleet.complain("lease", fault);
         }
+        answer.is_ok()
     }
 
-    /// Tells what was counted since the last report, although no request comes any more that would, until all is told or
-    /// the window is over.
-    async fn follow(&self, fleet: &Fleet, terms: &Terms, window: u32, key: &[u8]) {
+    /// Tells what was counted since the last report, although no request comes any more that would, until all is told, or
+    /// the process ends and cannot tell.
+    async fn follow(&self, follower: &Follower, fleet: &Fleet, terms: &Terms, window: u32, key: &[u8]) {
+        let refresh_ns = terms.refresh.as_nanos() as u64;
         loop {
-            tokio::time::sleep(terms.refresh).await;
-            let now = Now::read();
-            if !self.slice.owes(window) || self.period.window(now.unix_ns / 1_000_000_000).0 > window {
+            // What is counted until the next report is due begins none.
+            let closing = follower.pause(terms.refresh).await;
+            if !self.slice.owes(window) {
                 return;
             }
-            // A request began a report, which will be followed in its turn.
-            let refresh_ns = terms.refresh.as_nanos() as u64;
-            let Some(plan) = self.slice.plan_report(window, refresh_ns, now.monotonic_ns) else { return };
-            self.call(fleet, terms, plan, key).await;
+            if closing {
+                self.slice.make_due();
+            }
+            match self.slice.plan_report(window, refresh_ns, Now::read().monotonic_ns) {
+                Some(plan) if !self.call(fleet, terms, plan, key).await && closing => return,
+                Some(_) => {}
+                // Another call is under way; else there was one that began with the next window.
+                None if closing => tokio::time::sleep(LOOK).await,
+                None => {}
+            }
         }
     }
 

@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod lease;
 mod link;
 pub mod server;
+pub mod shared_spans;
 pub mod slice;
 
 pub use fleet::Fleet;

@@ -308,6 +308,11 @@ impl Slice {
         Some(Plan { window, claim: taken, want: taken.saturating_sub(reported) })
     }
 
+    /// The next report is due at once: the process ends.
+    pub fn make_due(&self) {
+        self.due_ns.store(0, Relaxed);
+    }
+
     /// Whether the store was not told of all that was taken.
     #[must_use]
     pub fn owes(&self, window: u32) -> bool {
@@ -324,10 +329,11 @@ impl Slice {
         half.total.set(plan.window, limit.max(others));
     }
 
-    /// Whether it was used in the window `now` or the one before. What is of a later one stems from a clock that was set back.
+    /// Whether it was used in the window `now`, the one before, or until `latest`. What is of a later one stems from a clock
+    /// that was set back.
     #[must_use]
-    pub fn is_live(&self, now: u32) -> bool {
-        (now.saturating_sub(1)..=now + 1).contains(&self.newest.load(Relaxed))
+    pub fn is_live(&self, now: u32, latest: u32) -> bool {
+        (now.saturating_sub(1)..=latest).contains(&self.newest.load(Relaxed))
     }
 }
 

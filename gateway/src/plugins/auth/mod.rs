@@ -292,8 +292,16 @@ pub(crate) mod bench {
         let report = Report::new("k.yml", false);
         let tree = parse(config).expect("parses");
         let shared = Arc::new(Shared::new(LogWriter::start().expect("starts").0));
-        let setup =
-            Setup { identities, shared: &shared, report: &report, place: tree.place, id: "p", route: "", service: "" };
+        let setup = Setup {
+            identities,
+            shared: &shared,
+            report: &report,
+            place: tree.place,
+            id: "p",
+            route: "",
+            service: "",
+            group: "",
+        };
         let kind = kind(name).expect("registered");
         let plugin = Fields::of(&tree, "config", &report).and_then(|fields| (kind.compile)(&fields, &setup));
         (plugin, report.to_string())

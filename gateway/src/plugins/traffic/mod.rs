@@ -2,8 +2,10 @@
 //! know sockets, pools or routers.
 
 pub mod circuit_breaker;
+pub mod concurrency_limiting;
 pub mod quota;
 pub mod rate_limiting;
+pub mod rate_limiting_advanced;
 pub mod redirect;
 pub mod request_size_limiting;
 pub mod request_termination;

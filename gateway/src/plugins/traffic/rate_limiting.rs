@@ -160,7 +160,7 @@ fn compile(fields: &Fields<'_>, setup: &Setup<'_>) -> Option<Arc<dyn Plugin>> {
     let fault_tolerant = fields.boolean("fault_tolerant").unwrap_or(true);
     let error_code = fields.integer("error_code", 200..=599).unwrap_or(429);
     let error_message = fields.string("error_message").map_or("API rate limit exceeded".into(), Cow::Owned);
-    let style = config::style(fields);
+    let style = Style::read(fields);
     let (limits, store) = (limits?, store?);
     if !config::holds(fields, &limits, &store) {
         return None;

@@ -25,6 +25,30 @@ pub enum By {
     Header(HeaderName),
     /// One exact path.
     Path(String),
+    /// The route.
+    Route,
+    /// The consumer group that the plugin is configured for: its id.
+    Group(String),
+}
+
+impl By {
+    /// The identifier of a request, unless it is the client's address.
+    pub fn known<'a>(&'a self, exchange: &'a Exchange, identities: &'a Identities) -> Option<&'a [u8]> {
+        let credential = || exchange.credential().map(|c| c.as_bytes());
+        match self {
+            By::Ip => None,
+            By::Consumer => match exchange.consumer().and_then(|c| identities.consumer(c)) {
+                Some(consumer) => Some(consumer.id.as_bytes()),
+                None => credential(),
+            },
+            By::Credential => credential(),
+            By::Service => exchange.route.as_ref()?.service.as_ref().map(|s| s.id.as_bytes()),
+            By::Header(name) => first(&exchange.request.headers, name),
+            By::Path(path) => (exchange.path == *path).then_some(path.as_bytes()),
+            By::Route => exchange.route.as_ref().map(|route| route.id.as_bytes()),
+            By::Group(id) => Some(id.as_bytes()),
+        }
+    }
 }
 
 /// A rule for identifiers.
@@ -92,30 +116,24 @@ impl Who {
 
     /// The identifier, unless it is the client's address.
     pub fn known<'a>(&'a self, exchange: &'a Exchange, identities: &'a Identities) -> Option<&'a [u8]> {
-        let credential = || exchange.credential().map(|c| c.as_bytes());
-        match &self.by {
-            By::Ip => None,
-            By::Consumer => match exchange.consumer().and_then(|c| identities.consumer(c)) {
-                Some(consumer) => Some(consumer.id.as_bytes()),
-                None => credential(),
-            },
-            By::Credential => credential(),
-            By::Service => exchange.route.as_ref()?.service.as_ref().map(|s| s.id.as_bytes()),
-            By::Header(name) => first(&exchange.request.headers, name),
-            By::Path(path) => (exchange.path == *path).then_some(path.as_bytes()),
-        }
+        self.by.known(exchange, identities)
     }
 
     /// The address that counts for a client.
     #[must_use]
     pub fn address(&self, ip: IpAddr) -> IpAddr {
-        match ip.to_canonical() {
-            IpAddr::V6(v6) if self.ipv6_prefix < 128 => {
-                let mask = !(u128::MAX >> self.ipv6_prefix);
-                Ipv6Addr::from_bits(v6.to_bits() & mask).into()
-            }
-            other => other,
+        address(ip, self.ipv6_prefix)
+    }
+}
+
+/// The address that counts for a client, of which so many leading bits count if it is IPv6.
+pub(super) fn address(ip: IpAddr, ipv6_prefix: u8) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) if ipv6_prefix < 128 => {
+            let mask = !(u128::MAX >> ipv6_prefix);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
         }
+        other => other,
     }
 }
 
@@ -123,7 +141,7 @@ fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     headers.get(name).map(HeaderValue::as_bytes)
 }
 
-fn header_name(fields: &Fields<'_>, name: String) -> Option<HeaderName> {
+pub(super) fn header_name(fields: &Fields<'_>, name: String) -> Option<HeaderName> {
     let parsed = HeaderName::try_from(&name).ok();
     if parsed.is_none() {
         fields.report.mismatch(fields.place_of("header_name"), format!("`{name}` is no header name"), "a header name");
@@ -131,7 +149,7 @@ fn header_name(fields: &Fields<'_>, name: String) -> Option<HeaderName> {
     parsed
 }
 
-fn path(fields: &Fields<'_>) -> Option<String> {
+pub(super) fn path(fields: &Fields<'_>) -> Option<String> {
     fields.string("path").filter(|path| {
         let sound = path.starts_with('/');
         if !sound {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use http::header::{HeaderName, HeaderValue};
 
+use crate::document::Fields;
 use crate::limits::window::Usage;
 use crate::proxy::exchange::{Exchange, Put};
 
@@ -59,6 +60,16 @@ pub enum Style {
 }
 
 impl Style {
+    /// Which fields are written: Kong's, none, or by the own key `ietf_headers` those of the IETF's draft.
+    pub fn read(fields: &Fields<'_>) -> Style {
+        let hidden = fields.boolean("hide_client_headers").unwrap_or(false);
+        match fields.boolean("ietf_headers").unwrap_or(false) {
+            _ if hidden => Style::Hidden,
+            true => Style::Ietf,
+            false => Style::Kong,
+        }
+    }
+
     /// Puts on the answer what the limits say, in the order shortest window first; returns the seconds to the end of the
     /// tightest window, of equals the longer.
     pub fn tell<'a>(

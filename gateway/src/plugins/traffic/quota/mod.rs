@@ -2,6 +2,7 @@
 //! that tell a client where it stands. Nothing here counts.
 
 pub mod by;
+pub mod caller;
 pub mod headers;
 pub mod periods;
 pub mod redis;

@@ -9,7 +9,7 @@ use crate::limits::store::exact::lifetime_s;
 use crate::limits::store::lease::{OnLoss, Terms};
 use crate::limits::store::slice;
 use crate::limits::window::Period;
-use crate::plugins::traffic::quota::headers::{Named, Style};
+use crate::plugins::traffic::quota::headers::Named;
 use crate::plugins::traffic::quota::{periods, redis};
 
 /// The limits, shortest period first.
@@ -120,14 +120,4 @@ fn lease(fields: &Fields<'_>) -> Option<Lease> {
         nodes: block.integer("nodes", 1..=10_000).unwrap_or(1) as u64,
         counts: false,
     })
-}
-
-/// Which headers are written: Kong's, none, or by the own key `ietf_headers` those of the IETF's draft.
-pub(super) fn style(fields: &Fields<'_>) -> Style {
-    let hidden = fields.boolean("hide_client_headers").unwrap_or(false);
-    match fields.boolean("ietf_headers").unwrap_or(false) {
-        _ if hidden => Style::Hidden,
-        true => Style::Ietf,
-        false => Style::Kong,
-    }
 }
