@@ -17,7 +17,7 @@ use super::{
     Identity, Metric, Policy, Reporter, Standings,
     control::Control,
     metrics,
-    report::{self, Desk, Inbox, OffenceTold},
+    report::{self, Desk, Inbox, OffenceTold, RecognisedTold},
     status,
 };
 use crate::clock::monotonic_ns;
@@ -71,6 +71,7 @@ impl Edge {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut offences = Vec::with_capacity(BATCH);
         let mut sources = Vec::with_capacity(BATCH);
+        let mut recognised = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
@@ -79,6 +80,7 @@ impl Edge {
                     self.beat(&inbox);
                 }
                 _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
+                _ = inbox.recognised.recv_many(&mut recognised, BATCH) => self.recognise(&mut recognised),
                 _ = arrivals.recv_many(&mut sources, BATCH) => self.greet(&mut sources),
             }
         }
@@ -109,10 +111,10 @@ impl Edge {
         status::why(&self.control(), ip, monotonic_ns())
     }
 
-    /// What is known of the addresses at which one of these identities was seen lately.
+    /// What is known of a consumer: what it was sent, and the addresses at which one of its identities was seen lately.
     #[must_use]
-    pub fn why_identity(&self, identities: &[Identity]) -> serde_json::Value {
-        status::why_identity(&self.control(), identities, monotonic_ns())
+    pub fn why_consumer(&self, consumer: u128, identities: &[Identity]) -> serde_json::Value {
+        status::why_consumer(&self.control(), consumer, identities, monotonic_ns())
     }
 
     /// The edge's metrics.
@@ -137,6 +139,13 @@ impl Edge {
         }
         for told in offences.drain(..) {
             control.hear_offence(&told, rand::random());
+        }
+    }
+
+    fn recognise(&self, recognised: &mut Vec<RecognisedTold>) {
+        let mut control = self.control();
+        for told in recognised.drain(..) {
+            control.writer.recognise(told.flow, told.consumer);
         }
     }
 
