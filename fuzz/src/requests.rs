@@ -85,6 +85,7 @@ fn exchange(request: request::Parts, body: RequestBody) -> Exchange {
         route: None,
         authenticated: None,
         session: None,
+        slot: None,
         upstream_method: None,
         upstream_host: None,
         response_headers: Vec::new(),

@@ -39,10 +39,7 @@ pub fn charge<T: Words>(
     if ceiling.is_unlimited() {
         return Charged::Admitted;
     }
-    let cost_ns = if raise == 0 { ceiling.cost_ns(units) } else { ceiling.raised_cost_ns(units, raise) };
-    // Whoever is above the general ceiling has no credit but what time brings: to wait for a tick would cost a packet.
-    let by_tick = raise == 0 && ceiling.is_smooth(cost_ns);
-    let moment = if by_tick { time.by_tick() } else { Moment::exactly(time.now_ns()) };
+    let (moment, cost_ns) = terms(ceiling, units, time, raise);
     let attempt = |seen| attempt::<T>(tat, seen, moment, cost_ns, ceiling.depth_ns());
     // Written out: a loop that the compiler keeps has no end for the verifier, which without CAP_PERFMON also follows
     // the branches that a CPU only guesses.
@@ -55,6 +52,25 @@ pub fn charge<T: Words>(
         Err(seen) => seen,
     };
     attempt(seen).unwrap_or(Charged::Contended)
+}
+
+/// Whether `units` are above the ceiling; nothing is charged.
+#[inline(always)]
+pub fn is_exceeded<T: Words>(tat: &AtomicU64, ceiling: Ceiling, units: u64, time: &Reading<'_, impl Clock>) -> bool {
+    if ceiling.is_unlimited() {
+        return false;
+    }
+    let (moment, cost_ns) = terms(ceiling, units, time, 0);
+    decide(T::load(tat), moment, cost_ns, ceiling.depth_ns()).is_none()
+}
+
+/// When so many units come, as far as it must be known, and what they cost in nanoseconds.
+#[inline(always)]
+fn terms(ceiling: Ceiling, units: u64, time: &Reading<'_, impl Clock>, raise: u32) -> (Moment, u64) {
+    let cost_ns = if raise == 0 { ceiling.cost_ns(units) } else { ceiling.raised_cost_ns(units, raise) };
+    // Whoever is above the general ceiling has no credit but what time brings: to wait for a tick would cost a packet.
+    let by_tick = raise == 0 && ceiling.is_smooth(cost_ns);
+    (if by_tick { time.by_tick() } else { Moment::exactly(time.now_ns()) }, cost_ns)
 }
 
 /// One attempt; what the word held if others were faster.

@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU64;
 use crate::{gcra::Ceiling, source::Source};
 
 /// The number of this layout.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Names of the maps and of the program in the object.
 pub mod name {
@@ -20,6 +20,14 @@ pub mod name {
     pub const EGRESS_PROGRAM: &str = "gateway_egress";
     /// LRU hash of [`super::Source`] → [`super::Sent`]. Writer: the kernel.
     pub const EGRESS: &str = "EGRESS";
+    /// LRU hash of [`super::Flow`] → [`super::Payer`]. Writer: user space; the kernel only takes out what an earlier
+    /// connection between the same ends has left.
+    pub const PAYERS: &str = "PAYERS";
+    /// Array of [`super::Allowance`]. Writer: user space.
+    pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// Array of [`super::Spent`], by the same index. Writer: the kernel; user space clears an account before it is
+    /// opened.
+    pub const SPENT: &str = "SPENT";
     /// Array of one [`super::Settings`]. Writer: user space.
     pub const SETTINGS: &str = "SETTINGS";
     /// Array of words, see [`super::PULSE_HEARTBEAT`]. Writer: user space, each word on its own.
@@ -72,6 +80,10 @@ pub const STANDINGS_MAX: u32 = 65_536;
 pub const VERIFIED_DEFAULT: u32 = 65_536;
 /// Sources whose bytes are counted, unless configured otherwise.
 pub const EGRESS_DEFAULT: u32 = 65_536;
+/// Accounts of consumers, unless configured otherwise.
+pub const CONSUMERS_DEFAULT: u32 = 65_536;
+/// Connections remembered to be on a consumer's account: as many as a gateway has, and as many again that have ended.
+pub const PAYERS_DEFAULT: u32 = 131_072;
 /// Cells of neighbourhoods (a power of two).
 pub const NEIGHBOURHOOD_CELLS: u32 = 16_384;
 /// SYNs that a CPU counts by itself before it tells the shared meter (a power of two).
@@ -114,9 +126,10 @@ pub const HAS_GATE: u32 = 16;
 pub const HAS_NEIGHBOURHOODS: u32 = 32;
 /// In [`Settings::lists`]: there are (or may soon be) sources with raised ceilings.
 pub const HAS_STANDINGS: u32 = 64;
-
 /// In [`Settings::lists`]: what is sent is entered in the book.
 pub const HAS_EGRESS: u32 = 128;
+/// In [`Settings::lists`]: it is entered in the accounts of consumers too.
+pub const HAS_CONSUMERS: u32 = 256;
 
 /// What the program works by.
 #[repr(C)]
@@ -325,6 +338,46 @@ pub struct Sent {
     pub tat: AtomicU64,
 }
 
+/// On whose account a connection's packets are.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Payer {
+    /// The account's index.
+    pub account: u32,
+    /// [`Allowance::epoch`] of whom it belonged to then.
+    pub epoch: u32,
+}
+
+/// A consumer's account as user space has opened it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowance {
+    /// The consumer's id, the upper half first; zero is nobody.
+    pub owner: [u64; 2],
+    /// Bytes sent to the consumer.
+    pub ceiling: Ceiling,
+    /// Another number each time that the account is opened or closed, never zero: what was on the account before is not.
+    pub epoch: u32,
+    /// Zero.
+    pub spare: u32,
+}
+
+/// What was sent to a consumer.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Spent {
+    /// Bytes on the wire, as in [`Sent`].
+    pub bytes: AtomicU64,
+    /// Packets as the host gave them to the interface.
+    pub packets: AtomicU64,
+    /// The ceiling's theoretical arrival time.
+    pub tat: AtomicU64,
+    /// Bytes above the ceiling: not sent, or in shadow mode sent all the same and counted above too.
+    pub above_bytes: AtomicU64,
+    /// Packets above the ceiling.
+    pub above_packets: AtomicU64,
+}
+
 /// One CPU's count of one outcome.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -369,6 +422,9 @@ pub struct Event {
 const _: () = {
     assert!(size_of::<Settings>() == 96 + 48 + 72 + 16);
     assert!(size_of::<Sent>() == 24);
+    assert!(size_of::<Payer>() == 8);
+    assert!(size_of::<Allowance>() == 40);
+    assert!(size_of::<Spent>() == 40);
     assert!(size_of::<Ceilings>() == 48);
     assert!(size_of::<Gate>() == 72);
     assert!(size_of::<Flow>() == 24);
@@ -386,7 +442,7 @@ const _: () = {
 #[cfg(feature = "user")]
 #[allow(unsafe_code)]
 mod pod {
-    use super::{Counter, Cut, Flow, Settings, Source, Standing, Verdict, Verified};
+    use super::{Allowance, Counter, Cut, Flow, Payer, Settings, Source, Standing, Verdict, Verified};
 
     // SAFETY: `repr(C)`, plain integers throughout, no padding (the sizes asserted above are the sums of the fields),
     // every bit pattern is a value.
@@ -405,6 +461,10 @@ mod pod {
     unsafe impl aya::Pod for Standing {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Verified {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Payer {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Allowance {}
 }
 
 impl Settings {

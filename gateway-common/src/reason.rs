@@ -93,6 +93,8 @@ reasons! {
     Prefix = "prefix", true;
     /// Sent to a source above its ceiling of bytes.
     Bandwidth = "bandwidth", true;
+    /// Sent to a consumer above its ceiling of bytes.
+    ConsumerBandwidth = "consumer_bandwidth", true;
     /// Under pressure: a stranger's SYN, answered with a SYN cookie in the host's place.
     Challenged = "challenged", true;
     /// Under pressure: a stranger's SYN above the budget, with no cookie to answer it.

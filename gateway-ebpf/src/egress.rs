@@ -15,13 +15,16 @@ use gateway_common::{
     charge::Words,
     clock::Clock,
     egress::{Book, enter},
-    map::{Sent, Settings, Standing},
+    map::{Allowance, Flow, Payer, Sent, Settings, Spent, Standing},
     packet::{Cursor, parse_sent},
     source::{Address, Source},
 };
 
 use crate::{
-    tables::{EGRESS, KernelClock, PULSE, SETTINGS, STANDINGS, compare_exchange, is_never_drop, is_protected, load},
+    tables::{
+        ALLOWANCES, EGRESS, KernelClock, PAYERS, PULSE, SETTINGS, SPENT, STANDINGS, compare_exchange, is_never_drop,
+        is_protected, load,
+    },
     tally,
 };
 
@@ -118,6 +121,29 @@ impl Book for Account {
     fn standing(&self, source: Source) -> Option<&Standing> {
         // SAFETY: as with verdicts.
         unsafe { STANDINGS.get(source) }
+    }
+
+    #[inline(always)]
+    fn payer(&self, flow: &Flow) -> Option<&Payer> {
+        // SAFETY: the map is preallocated; user space replaces a payer by another whole element, and one that is reused
+        // within this run shows at worst another connection's payer.
+        unsafe { PAYERS.get(flow) }
+    }
+
+    #[inline(always)]
+    fn forget(&self, flow: &Flow) {
+        // What is not there any more is forgotten.
+        let _ = PAYERS.remove(flow);
+    }
+
+    #[inline(always)]
+    fn allowance(&self, account: u32) -> Option<&Allowance> {
+        ALLOWANCES.get(account)
+    }
+
+    #[inline(always)]
+    fn spent(&self, account: u32) -> Option<&Spent> {
+        SPENT.get(account)
     }
 
     #[inline(always)]

@@ -15,9 +15,10 @@ use gateway_common::{
     clock::Clock,
     judge::{Proof, Tables},
     map::{
-        CELLS_DEFAULT, Cell, Counter, Cut, EGRESS_DEFAULT, EVENTS_BYTES, FLOWS_MAX, Flow, LIST_ENTRIES_MAX,
-        LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PULSE_WORDS, Pressure, STANDINGS_MAX, Sent, Settings, Standing,
-        VERDICTS_DEFAULT, VERIFIED_DEFAULT, Verdict, Verified, listener_bit,
+        Allowance, CELLS_DEFAULT, CONSUMERS_DEFAULT, Cell, Counter, Cut, EGRESS_DEFAULT, EVENTS_BYTES, FLOWS_MAX, Flow,
+        LIST_ENTRIES_MAX, LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PAYERS_DEFAULT, PULSE_WORDS, Payer, Pressure,
+        STANDINGS_MAX, Sent, Settings, Spent, Standing, VERDICTS_DEFAULT, VERIFIED_DEFAULT, Verdict, Verified,
+        listener_bit,
     },
     packet::Packet,
     reason,
@@ -38,6 +39,12 @@ static DENY_CIDR: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(LIST_ENTRIE
 static VERDICTS: HashMap<Source, Verdict> = HashMap::with_max_entries(VERDICTS_DEFAULT, 0);
 #[map]
 pub static EGRESS: LruHashMap<Source, Sent> = LruHashMap::with_max_entries(EGRESS_DEFAULT, 0);
+#[map]
+pub static PAYERS: LruHashMap<Flow, Payer> = LruHashMap::with_max_entries(PAYERS_DEFAULT, 0);
+#[map]
+pub static ALLOWANCES: Array<Allowance> = Array::with_max_entries(CONSUMERS_DEFAULT, 0);
+#[map]
+pub static SPENT: Array<Spent> = Array::with_max_entries(CONSUMERS_DEFAULT, 0);
 #[map]
 static FLOWS: HashMap<Flow, Cut> = HashMap::with_max_entries(FLOWS_MAX, 0);
 #[map]

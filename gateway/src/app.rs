@@ -402,12 +402,13 @@ impl Control for App {
         self.edge.as_ref()
     }
 
-    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>> {
+    fn identities_of(&self, consumer: &str) -> Option<(u128, Vec<Identity>)> {
         use std::hash::BuildHasher as _;
         let snapshot = self.running.current();
         let index = snapshot.identities.consumer_named(consumer)?;
-        let credentials = snapshot.identities.credentials_of(index);
-        Some(credentials.into_iter().map(|id| Identity::Credential(self.shared.hash_keys.hash_one(&*id))).collect())
+        let number = snapshot.identities.consumer(index)?.number();
+        let credentials = snapshot.identities.credentials_of(index).into_iter();
+        Some((number, credentials.map(|id| Identity::Credential(self.shared.hash_keys.hash_one(&*id))).collect()))
     }
 
     async fn status(&self) -> serde_json::Value {

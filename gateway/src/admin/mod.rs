@@ -47,7 +47,7 @@ pub trait Control: Send + Sync {
     /// The edge, if there is one.
     fn edge(&self) -> Option<&Arc<Edge>>;
     /// A consumer's credentials as the edge knows them; none if there is no such consumer.
-    fn identities_of(&self, consumer: &str) -> Option<Vec<Identity>>;
+    fn identities_of(&self, consumer: &str) -> Option<(u128, Vec<Identity>)>;
     /// `/status`.
     fn status(&self) -> impl Future<Output = serde_json::Value> + Send;
     /// `/metrics`.
@@ -165,8 +165,8 @@ fn why<C: Control>(control: &C, query: &str) -> Answer {
     let argument = |name: &str| form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v);
     if let Some(consumer) = argument("consumer") {
         return match control.identities_of(&consumer) {
-            Some(identities) => edge_of(control, |edge| {
-                let mut answer = edge.why_identity(&identities);
+            Some((number, identities)) => edge_of(control, |edge| {
+                let mut answer = edge.why_consumer(number, &identities);
                 answer["consumer"] = json!(consumer);
                 answer["credentials"] = json!(identities.len());
                 answer

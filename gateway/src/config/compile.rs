@@ -7,7 +7,7 @@ use super::parts::Parts;
 use super::prepare::{self, Dialect};
 use super::snapshot::{Counts, Snapshot};
 use super::sources::Bundle;
-use super::{Environment, certificates, consumers, keys, plugins, services, settings};
+use super::{Environment, certificates, consumers, edge, keys, plugins, services, settings};
 use crate::document::{Fields, Node, Place, Report, Value};
 use crate::plugins::Shared;
 use crate::router::stream::StreamRouter;
@@ -115,10 +115,11 @@ fn root(tree: &Node, bundle: &Bundle, load: &Arc<Load>, shared: &Arc<Shared>, re
     let keys = keys::read(&f);
     let authorities = keys::authorities(&f);
     let certificates = certificates::read(&f);
-    let settings = settings::read(f.node("gateway"), certificates.is_some(), &load.env, report);
+    let mut settings = settings::read(f.node("gateway"), certificates.is_some(), &load.env, report);
     let upstream_nodes = f.list("upstreams").unwrap_or_default();
     let upstreams = services::read_upstreams(upstream_nodes, f.list("targets").unwrap_or_default(), shared, report);
     let consumers::Read { identities, plugins: of_consumers, group_plugins } = consumers::read(&f, authorities);
+    edge::enroll(&f, &mut settings, &identities);
     let identities = Arc::new(identities);
 
     let mut parts = Parts::new(settings.router_flavor, report);

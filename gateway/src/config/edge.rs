@@ -1,14 +1,16 @@
 //! What of an edge's lists contradicts itself, each with its place: found when the file is checked, not when somebody is
-//! locked out. It must not look at the machine.
+//! locked out; and its ceilings of consumers, with whom they are for. It must not look at the machine.
 
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::settings::network;
+use super::Settings;
+use super::settings::{network, rate};
 use crate::document::{Fields, Node, Place, Value};
-use crate::edge::{FleetPolicy, LIST_ENTRIES_MAX, Policy};
+use crate::edge::{ConsumersPolicy, EgressPolicy, FleetPolicy, LIST_ENTRIES_MAX, Member, Policy, Rate, Roll};
 use crate::fleet;
+use crate::identity::{Consumer, GroupIndex, Identities};
 use crate::plugins::traffic::quota::redis;
 
 /// Entries of a list that are compared with those of another: the kernel's lists hold fewer.
@@ -87,6 +89,70 @@ pub fn pcap(edge: &Fields<'_>) -> Option<(PathBuf, u64)> {
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     if name.trim().is_empty() { "gateway".to_owned() } else { name.trim().to_owned() }
+}
+
+/// Reads the `egress` block; who the consumers are is told by [`enroll`].
+pub fn egress(f: &Fields<'_>) -> EgressPolicy {
+    let defaults = EgressPolicy::default();
+    let consumers_max = f.integer("consumers_max", 1024..=4_194_304).map(|n| n as u32);
+    let bytes = f.fields("consumer_bytes").and_then(|f| rate(&f));
+    let mut groups = Vec::new();
+    if let Some(of_groups) = f.node("groups").and_then(|node| Fields::of(node, "`groups`", f.report)) {
+        for (name, node) in of_groups.all() {
+            let rate = Fields::of(node, "a group's ceiling", f.report).and_then(|f| rate(&f));
+            groups.extend(rate.map(|rate| (name.name.clone(), rate)));
+        }
+    }
+    let is_asked = f.given("consumer_bytes") || f.given("groups") || consumers_max.is_some();
+    let consumers_max = consumers_max.unwrap_or(ConsumersPolicy::default().consumers_max);
+    EgressPolicy {
+        bytes: f.fields("bytes").and_then(|f| rate(&f)),
+        sources_max: f.integer("sources_max", 1024..=4_194_304).map_or(defaults.sources_max, |n| n as u32),
+        consumers: is_asked.then(|| ConsumersPolicy { bytes, groups, consumers_max, ..ConsumersPolicy::default() }),
+    }
+}
+
+/// Tells the edge who the consumers are and what each may be sent: what the first of its groups says that has an entry,
+/// else what holds for all.
+pub fn enroll(root: &Fields<'_>, settings: &mut Settings, identities: &Identities) {
+    let egress = settings.edge.as_mut().and_then(|edge| edge.egress.as_mut());
+    let Some(policy) = egress.and_then(|egress| egress.consumers.as_mut()) else { return };
+    let given = ["edge", "egress"].iter().try_fold(root.node("gateway"), |node, key| Some(node?.member(key))).flatten();
+    unknown_groups(root, given, identities);
+    if identities.consumers.len() > policy.consumers_max as usize {
+        let place = given.map_or(root.place(), |node| node.member("consumers_max").unwrap_or(node).place);
+        let message =
+            format!("there are {} consumers, and accounts for {}", identities.consumers.len(), policy.consumers_max);
+        root.report.mismatch(place, message, "a greater `consumers_max`");
+    }
+    policy.roll = std::sync::Arc::new(roll(policy, identities));
+}
+
+fn unknown_groups(root: &Fields<'_>, egress: Option<&Node>, identities: &Identities) {
+    let Some(Value::Map(entries)) = egress.and_then(|node| node.member("groups")).map(|node| &node.value) else {
+        return;
+    };
+    let known: Vec<&str> = identities.consumer_groups.iter().map(|group| group.name.as_str()).collect();
+    for (key, _) in entries.iter().filter(|(key, _)| identities.group_named(&key.name).is_none()) {
+        root.report.unknown(
+            key.place,
+            format!("`groups`: no consumer group is named `{}`", key.name),
+            &key.name,
+            &known,
+        );
+    }
+}
+
+fn roll(policy: &ConsumersPolicy, identities: &Identities) -> Roll {
+    let named = |(name, rate): &(String, Rate)| Some((identities.group_named(name)?, *rate));
+    let groups: Vec<(GroupIndex, Rate)> = policy.groups.iter().filter_map(named).collect();
+    let of_group = |group: &GroupIndex| groups.iter().find(|(named, _)| named == group).map(|(_, rate)| *rate);
+    let member = |consumer: &Consumer| {
+        let name = consumer.username.as_ref().or(consumer.custom_id.as_ref()).unwrap_or(&consumer.id);
+        let rate = consumer.member_of.iter().find_map(of_group).or(policy.bytes);
+        (consumer.number(), Member { name: name.as_str().into(), rate })
+    };
+    identities.consumers.iter().map(member).filter(|(number, _)| *number != 0).collect()
 }
 
 fn nets(list: Option<&Node>) -> Vec<(Place, IpNet, &str)> {

@@ -10,7 +10,7 @@ use super::bounds::{Limits, Timeouts};
 use super::listens::{self, Listen};
 use super::marks::{self, Marks};
 use crate::document::{Fields, Node, Place, Report};
-use crate::edge::{Ceilings, EgressPolicy, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+use crate::edge::{Ceilings, Fallback, GatePolicy, LadderPolicy, Mode, Policy, Rate};
 use crate::fleet;
 use crate::proxy::reply::form::Style;
 use crate::telemetry::writer::Sink;
@@ -343,12 +343,7 @@ fn policy(edge: &Fields<'_>, settings: &Settings) -> Policy {
         ceilings: edge.fields("ceilings").map(|f| ceilings(&f)).unwrap_or_default(),
         neighbourhood: edge.fields("neighbourhood").map(|f| ceilings(&f)).unwrap_or_default(),
         raise: edge.integer("authenticated_factor", 1..=1024).map_or(defaults.raise, |n| (n as u32).ilog2()),
-        egress: edge.fields("egress").map(|f| EgressPolicy {
-            bytes: ceilings(&f).bytes,
-            sources_max: f
-                .integer("sources_max", 1024..=4_194_304)
-                .map_or(EgressPolicy::default().sources_max, |n| n as u32),
-        }),
+        egress: edge.fields("egress").map(|f| super::edge::egress(&f)),
         gate: gate(edge),
         cells: edge.integer("cells", 1024..=4_194_304).map_or(defaults.cells, |n| n as u32),
         verdicts_max: edge.integer("verdicts_max", 1024..=1_048_576).map_or(defaults.verdicts_max, |n| n as u32),
@@ -386,17 +381,19 @@ fn pin(edge: &Fields<'_>) -> Option<PathBuf> {
 }
 
 fn ceilings(fields: &Fields<'_>) -> Ceilings {
-    let rate = |name| {
-        let f = fields.fields(name)?;
-        let per_second = f.integer("per_second", 1..=10_000_000_000);
-        let burst = f.integer("burst", 1..=10_000_000_000);
-        if per_second.is_none() {
-            f.require("per_second");
-        }
-        let per_second = per_second? as u64;
-        Some(Rate { per_second, burst: burst.map_or(per_second, |b| b as u64) })
-    };
+    let rate = |name| rate(&fields.fields(name)?);
     Ceilings { packets: rate("packets"), bytes: rate("bytes"), connections: rate("connections") }
+}
+
+/// A ceiling; without `burst` a second's worth may come at once.
+pub(super) fn rate(f: &Fields<'_>) -> Option<Rate> {
+    let per_second = f.integer("per_second", 1..=10_000_000_000);
+    let burst = f.integer("burst", 1..=10_000_000_000);
+    if per_second.is_none() {
+        f.require("per_second");
+    }
+    let per_second = per_second? as u64;
+    Some(Rate { per_second, burst: burst.map_or(per_second, |b| b as u64) })
 }
 
 fn gate(edge: &Fields<'_>) -> Option<GatePolicy> {

@@ -33,6 +33,8 @@ pub(super) struct Sizes {
     pub verdicts: u32,
     pub verified: u32,
     pub egress: u32,
+    pub consumers: u32,
+    pub payers: u32,
 }
 
 /// What kept the edge from being what was asked for.
@@ -313,7 +315,10 @@ fn load_object(sizes: Sizes, pins: Option<&Pins>) -> Result<Ebpf, EbpfError> {
         .map_max_entries(name::CELLS, sizes.cells)
         .map_max_entries(name::VERDICTS, sizes.verdicts)
         .map_max_entries(name::VERIFIED, sizes.verified)
-        .map_max_entries(name::EGRESS, sizes.egress);
+        .map_max_entries(name::EGRESS, sizes.egress)
+        .map_max_entries(name::PAYERS, sizes.payers)
+        .map_max_entries(name::ALLOWANCES, sizes.consumers)
+        .map_max_entries(name::SPENT, sizes.consumers);
     for (map, path) in &maps {
         loader.map_pin_path(map, path.as_path());
     }

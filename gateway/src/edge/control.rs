@@ -227,6 +227,8 @@ impl Control {
         }
         let executes = matches!(self.in_force(), InForce::Userspace | InForce::Partly);
         self.standings.execute(executes);
+        let has_accounts = self.kernel.is_some() && self.policy.consumers().is_some() && self.egress.is_attached();
+        self.desk.has_accounts.store(has_accounts, Ordering::Relaxed);
         self.standings.tell_arrivals(self.kernel.is_some() && self.policy.gate.is_some() && self.sockets.is_none());
     }
 
@@ -311,7 +313,10 @@ impl Control {
             tracing::warn!(problem, detail, remedy, "the edge is not pinned: a restart leaves a gap");
         }
         if self.needs_restart {
-            tracing::warn!("cells, verdicts_max, verified_max and pin of the edge change only with a restart");
+            tracing::warn!(
+                "cells, verdicts_max, verified_max, sources_max, consumers_max and pin of the edge change only with a restart; \
+                 so does memory for what is off at the start"
+            );
         }
         tracing::info!(mode = self.policy.mode.name(), in_force = self.in_force().name(), "edge");
     }

@@ -43,6 +43,11 @@ impl Egress {
         }
     }
 
+    /// Whether anything that is sent is entered.
+    pub fn is_attached(&self) -> bool {
+        !self.links.is_empty()
+    }
+
     fn link(&mut self, kernel: &mut Kernel, interface: &str) -> Result<FdLink, Box<dyn std::error::Error>> {
         let program = kernel.object().program_mut(name::EGRESS_PROGRAM).ok_or(ProgramError::NotLoaded)?;
         let program: &mut SchedClassifier = program.try_into()?;

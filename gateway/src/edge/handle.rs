@@ -17,7 +17,7 @@ use super::{
     FleetPolicy, Identity, Metric, Notice, Policy, Reporter, Standings,
     control::Control,
     metrics, notice,
-    report::{self, Desk, Inbox, OffenceTold},
+    report::{self, Desk, Inbox, OffenceTold, RecognisedTold},
     status,
 };
 use crate::clock::monotonic_ns;
@@ -72,6 +72,7 @@ impl Edge {
         let mut offences = Vec::with_capacity(BATCH);
         let mut sources = Vec::with_capacity(BATCH);
         let mut told = Vec::with_capacity(BATCH);
+        let mut recognised = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
@@ -80,6 +81,7 @@ impl Edge {
                     self.beat(&inbox);
                 }
                 _ = inbox.offences.recv_many(&mut offences, BATCH) => self.hear(&inbox, &mut offences),
+                _ = inbox.recognised.recv_many(&mut recognised, BATCH) => self.recognise(&mut recognised),
                 _ = arrivals.recv_many(&mut sources, BATCH) => self.greet(&mut sources),
                 _ = inbox.notices.recv_many(&mut told, BATCH) => self.hear_others(&inbox, &mut told),
             }
@@ -134,10 +136,10 @@ impl Edge {
         status::why(&self.control(), ip, monotonic_ns())
     }
 
-    /// What is known of the addresses at which one of these identities was seen lately.
+    /// What is known of a consumer: what it was sent, and the addresses at which one of its identities was seen lately.
     #[must_use]
-    pub fn why_identity(&self, identities: &[Identity]) -> serde_json::Value {
-        status::why_identity(&self.control(), identities, monotonic_ns())
+    pub fn why_consumer(&self, consumer: u128, identities: &[Identity]) -> serde_json::Value {
+        status::why_consumer(&self.control(), consumer, identities, monotonic_ns())
     }
 
     /// The edge's metrics.
@@ -173,6 +175,13 @@ impl Edge {
         let now_ns = monotonic_ns();
         for text in told.drain(..) {
             control.hear_fleet(&text, now_ns);
+        }
+    }
+
+    fn recognise(&self, recognised: &mut Vec<RecognisedTold>) {
+        let mut control = self.control();
+        for told in recognised.drain(..) {
+            control.writer.recognise(told.flow, told.consumer);
         }
     }
 

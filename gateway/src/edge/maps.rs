@@ -10,8 +10,8 @@ use aya::{
 use gateway_common::{
     Address, Source,
     map::{
-        Counter, Cut, Flow, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Settings, Standing, Verdict,
-        Verified, listener_bit, name,
+        Allowance, Counter, Cut, Flow, LISTENERS_WORDS, PULSE_HEARTBEAT, PULSE_KILL, PULSE_PRESSURE, Payer, Settings,
+        Standing, Verdict, Verified, listener_bit, name,
     },
     packet::{TCP, UDP},
 };
@@ -28,6 +28,8 @@ pub(super) struct Held {
     pub verdicts: Vec<(Source, Verdict)>,
     pub cuts: Vec<(Flow, Cut)>,
     pub raised: Vec<(Source, Standing)>,
+    /// Accounts of consumers, up to the last that was ever opened.
+    pub allowances: Vec<Allowance>,
 }
 
 /// `gateway_common::map::Pressure`, read as words: its first is `until_ns`.
@@ -37,6 +39,10 @@ const _: () = assert!(std::mem::offset_of!(gateway_common::map::Pressure, until_
 /// `gateway_common::map::Sent`, read as words: bytes, packets.
 type SentWords = [u64; size_of::<gateway_common::map::Sent>() / 8];
 const _: () = assert!(std::mem::offset_of!(gateway_common::map::Sent, packets) == 8);
+
+/// `gateway_common::map::Spent`, read as words: bytes, packets, TAT, bytes and packets above the ceiling.
+type SpentWords = [u64; size_of::<gateway_common::map::Spent>() / 8];
+const _: () = assert!(std::mem::offset_of!(gateway_common::map::Spent, above_bytes) == 24);
 
 /// What was sent to a source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +70,9 @@ pub(super) struct Maps {
     verified: HashMap<MapData, Source, Verified>,
     pressure: Array<MapData, PressureWords>,
     egress: HashMap<MapData, Source, SentWords>,
+    payers: HashMap<MapData, Flow, Payer>,
+    allowances: Array<MapData, Allowance>,
+    spent: Array<MapData, SpentWords>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -85,6 +94,9 @@ impl Maps {
             verified: HashMap::try_from(take(name::VERIFIED)?)?,
             pressure: array(take(name::PRESSURE)?)?,
             egress: HashMap::try_from(take(name::EGRESS)?)?,
+            payers: HashMap::try_from(take(name::PAYERS)?)?,
+            allowances: array(take(name::ALLOWANCES)?)?,
+            spent: array(take(name::SPENT)?)?,
             counters: PerCpuArray::try_from(take(name::COUNTERS)?)?,
         };
         Ok((maps, RingBuf::try_from(take(name::EVENTS)?)?))
@@ -169,6 +181,32 @@ impl Maps {
         self.egress.iter().flatten().map(|(source, [bytes, packets, _])| (source, SentTo { bytes, packets }))
     }
 
+    /// Accounts of consumers that there may be.
+    pub fn accounts(&self) -> u32 {
+        self.allowances.len().min(self.spent.len())
+    }
+
+    /// Opens, changes or closes a consumer's account.
+    pub fn put_allowance(&mut self, account: u32, allowance: Allowance) -> Result<(), MapError> {
+        self.allowances.set(account, allowance, 0)
+    }
+
+    /// Clears what is on an account, for another consumer.
+    pub fn clear(&mut self, account: u32) -> Result<(), MapError> {
+        self.spent.set(account, SpentWords::default(), 0)
+    }
+
+    /// Puts a connection on an account.
+    pub fn put_payer(&mut self, flow: Flow, payer: Payer) -> Result<(), MapError> {
+        self.payers.insert(flow, payer, 0)
+    }
+
+    /// What was sent to a consumer by its account, and what was above the ceiling.
+    pub fn spent(&self, account: u32) -> Option<(SentTo, SentTo)> {
+        let [bytes, packets, _, above_bytes, above_packets] = self.spent.get(&account, 0).ok()?;
+        Some((SentTo { bytes, packets }, SentTo { bytes: above_bytes, packets: above_packets }))
+    }
+
     /// Until when the program holds the gate closed.
     pub fn pressure_until_ns(&self) -> Result<u64, MapError> {
         Ok(self.pressure.get(&0, 0)?[0])
@@ -200,6 +238,7 @@ impl Maps {
             verdicts: self.verdicts()?,
             cuts: self.cuts()?,
             raised: self.raised()?,
+            allowances: self.allowances()?,
         })
     }
 
@@ -213,6 +252,13 @@ impl Maps {
 
     pub fn raised(&self) -> Result<Vec<(Source, Standing)>, MapError> {
         self.standings.iter().collect()
+    }
+
+    fn allowances(&self) -> Result<Vec<Allowance>, MapError> {
+        // Accounts are opened one after another; an epoch of zero was never opened.
+        let was_opened =
+            |allowance: &Result<Allowance, MapError>| allowance.as_ref().map_or(true, |allowance| allowance.epoch != 0);
+        self.allowances.iter().take_while(was_opened).collect()
     }
 
     /// Both protocols of a port are protected together.

@@ -102,11 +102,17 @@ fn figures(control: &Control, out: &mut Vec<Metric>) {
         }
     }
     let desk = &control.desk;
-    let lost =
-        [("offence", desk.lost_offences.load(Ordering::Relaxed)), ("good", desk.lost_goods.load(Ordering::Relaxed))];
+    let lost = [
+        ("offence", desk.lost_offences.load(Ordering::Relaxed)),
+        ("good", desk.lost_goods.load(Ordering::Relaxed)),
+        ("recognised", desk.lost_recognised.load(Ordering::Relaxed)),
+    ];
     for (kind, count) in lost {
         put("gateway_edge_reports_lost_total", "Reports that found the desk full", &[("kind", kind)], count as f64);
     }
+    let accounts = control.writer.accounts();
+    put("gateway_edge_consumers", "Consumers with an account", &[], accounts.open().count() as f64);
+    put("gateway_edge_consumers_refused_total", "Times that a consumer found none left", &[], accounts.refused as f64);
     let kill = f64::from(u8::from(control.standings.is_killed()));
     put("gateway_edge_kill_switch", "Whether everything passes by order", &[], kill);
     put("gateway_edge_decisions_total", "Decisions of the ladder", &[], control.decisions as f64);

@@ -2,6 +2,7 @@
 //! configuration wants), `Edge` (the control plane's handle), `Reporter` (a worker's way to tell what it saw) and
 //! `Standings` (what a worker asks before it serves). It must not know plugins, routes or HTTP.
 
+mod accounts;
 mod attach;
 mod control;
 pub mod doctor;
@@ -30,10 +31,13 @@ mod tables;
 mod userspace;
 mod watch;
 
+pub use accounts::{Member, Roll};
 pub use gateway_common::{Reason, map::LIST_ENTRIES_MAX};
 pub use handle::Edge;
 pub use metrics::Metric;
 pub use notice::Notice;
-pub use policy::{Ceilings, EgressPolicy, Fallback, FleetPolicy, GatePolicy, LadderPolicy, Mode, Policy, Rate};
+pub use policy::{
+    Ceilings, ConsumersPolicy, EgressPolicy, Fallback, FleetPolicy, GatePolicy, LadderPolicy, Mode, Policy, Rate,
+};
 pub use report::{Cause, Good, Identity, Offence, OffenceKind, Peer, Reporter};
 pub use userspace::{Admission, Standing, Standings};

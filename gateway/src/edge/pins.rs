@@ -18,8 +18,8 @@ use aya::{
 use gateway_common::{
     Reason, Source,
     map::{
-        ABI, Cell, Counter, Cut, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS, NEIGHBOURHOOD_CELLS, PULSE_WORDS,
-        Pressure, STANDINGS_MAX, Sent, Settings, Standing, Verdict, Verified, name,
+        ABI, Allowance, Cell, Counter, Cut, FLOWS_MAX, Flow, LIST_ENTRIES_MAX, LISTENERS_WORDS, NEIGHBOURHOOD_CELLS,
+        PULSE_WORDS, Payer, Pressure, STANDINGS_MAX, Sent, Settings, Spent, Standing, Verdict, Verified, name,
     },
     reason,
 };
@@ -40,7 +40,9 @@ const WORD_VERDICTS: u32 = 2;
 const WORD_OWNER: u32 = 3;
 const WORD_VERIFIED: u32 = 4;
 const WORD_EGRESS: u32 = 5;
-const WORDS: u32 = 6;
+const WORD_CONSUMERS: u32 = 6;
+const WORD_PAYERS: u32 = 7;
+const WORDS: u32 = 8;
 
 /// Where on an interface a program stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,6 +173,8 @@ impl Pins {
             (WORD_VERDICTS, self.shape.sizes.verdicts.into()),
             (WORD_VERIFIED, self.shape.sizes.verified.into()),
             (WORD_EGRESS, self.shape.sizes.egress.into()),
+            (WORD_CONSUMERS, self.shape.sizes.consumers.into()),
+            (WORD_PAYERS, self.shape.sizes.payers.into()),
             (WORD_OWNER, self.token),
         ];
         for (word, value) in words {
@@ -307,8 +311,15 @@ fn map_of(path: &Path) -> Result<Map, MapError> {
 
 fn compare(mark: &Array<MapData, u64>, shape: Shape) -> Found {
     let word = |index| mark.get(&index, 0).ok();
-    let Sizes { cells, verdicts, verified, egress } = shape.sizes;
-    let sizes = [(WORD_CELLS, cells), (WORD_VERDICTS, verdicts), (WORD_VERIFIED, verified), (WORD_EGRESS, egress)];
+    let Sizes { cells, verdicts, verified, egress, consumers, payers } = shape.sizes;
+    let sizes = [
+        (WORD_CELLS, cells),
+        (WORD_VERDICTS, verdicts),
+        (WORD_VERIFIED, verified),
+        (WORD_EGRESS, egress),
+        (WORD_CONSUMERS, consumers),
+        (WORD_PAYERS, payers),
+    ];
     if word(WORD_LAYOUT) != Some(shape.layout) {
         Found::Other
     } else if sizes.into_iter().all(|(index, size)| word(index) == Some(size.into())) {
@@ -349,6 +360,9 @@ fn layout() -> u64 {
         size_of::<Verified>(),
         size_of::<Pressure>(),
         size_of::<Sent>(),
+        size_of::<Payer>(),
+        size_of::<Allowance>(),
+        size_of::<Spent>(),
         FLOWS_MAX as usize,
         STANDINGS_MAX as usize,
         NEIGHBOURHOOD_CELLS as usize,
@@ -377,7 +391,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let trouble = Pins::claim(
             &folder.path().join("pins"),
-            Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1, egress: 1 }),
+            Shape::new(Sizes { cells: 2, verdicts: 1, verified: 1, egress: 1, consumers: 1, payers: 1 }),
             1,
         )
         .err()

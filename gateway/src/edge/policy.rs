@@ -1,13 +1,15 @@
 //! What the configuration wants of the edge, as plain values. It must not know how any of it is carried out.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use gateway_common::{
     Ceiling,
-    map::{self, Gate, HAS_EGRESS, HAS_GATE, HAS_NEIGHBOURHOODS, RunMode, SYNS_TOLD_AT_ONCE, Settings},
+    map::{self, Gate, HAS_CONSUMERS, HAS_EGRESS, HAS_GATE, HAS_NEIGHBOURHOODS, RunMode, SYNS_TOLD_AT_ONCE, Settings},
     source::v6_mask,
 };
 use ipnet::IpNet;
+
+use super::accounts::Roll;
 
 /// Whether the edge acts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -164,11 +166,33 @@ pub struct EgressPolicy {
     pub bytes: Option<Rate>,
     /// Sources counted at once (some 100 bytes each, taken at start); the least recently seen makes room.
     pub sources_max: u32,
+    /// Whether what is sent to each consumer is counted too, over all its connections, and up to what it is sent.
+    pub consumers: Option<ConsumersPolicy>,
 }
 
 impl Default for EgressPolicy {
     fn default() -> Self {
-        Self { bytes: None, sources_max: map::EGRESS_DEFAULT }
+        Self { bytes: None, sources_max: map::EGRESS_DEFAULT, consumers: None }
+    }
+}
+
+/// What is sent to consumers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ConsumersPolicy {
+    /// Bytes a second on the wire to one consumer; none means counted only.
+    pub bytes: Option<Rate>,
+    /// The same for the consumers of a group, in place of `bytes`; by the group's name or id.
+    pub groups: Vec<(String, Rate)>,
+    /// Consumers with an account (80 bytes each, taken at start).
+    pub consumers_max: u32,
+    /// Who they are, and what holds for each.
+    pub roll: Arc<Roll>,
+}
+
+impl Default for ConsumersPolicy {
+    fn default() -> Self {
+        let (groups, roll) = (Vec::new(), Arc::default());
+        Self { bytes: None, groups, consumers_max: map::CONSUMERS_DEFAULT, roll }
     }
 }
 
@@ -263,9 +287,14 @@ impl Default for LadderPolicy {
 /// Age of the heartbeat above which the kernel passes everything.
 const STALE_NS: u64 = 5_000_000_000;
 /// A frame may be as long as this; a smaller burst of bytes would let none through.
-const BURST_BYTES_MIN: u64 = 131_072;
+pub(super) const BURST_BYTES_MIN: u64 = 131_072;
 
 impl Policy {
+    /// What is asked for consumers.
+    pub(super) fn consumers(&self) -> Option<&ConsumersPolicy> {
+        self.egress.as_ref().and_then(|egress| egress.consumers.as_ref())
+    }
+
     /// As the kernel wants it; the lists are the writer's business.
     pub(super) fn settings(&self, seed: [u64; 2], cells: u32) -> Settings {
         let own = self.ceilings.ceilings();
@@ -274,6 +303,9 @@ impl Policy {
         let egress = Ceilings { bytes: self.egress.as_ref().and_then(|egress| egress.bytes), ..Ceilings::default() };
         if self.egress.is_some() {
             lists |= HAS_EGRESS;
+        }
+        if self.consumers().is_some() {
+            lists |= HAS_CONSUMERS;
         }
         if self.neighbourhood != Ceilings::default() {
             lists |= HAS_NEIGHBOURHOODS;

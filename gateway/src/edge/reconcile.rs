@@ -13,9 +13,12 @@ use gateway_common::{
 use ipnet::IpNet;
 
 use super::{
+    accounts::{Accounts, Roll},
     maps::{Held, List, Maps},
     userspace::{Prefix, Rules, Standings},
 };
+
+mod payers;
 
 /// One change of the kernel's verdicts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,7 @@ pub(super) struct Wanted {
     pub ports: Vec<u16>,
     pub never_drop: Vec<IpNet>,
     pub deny: Vec<IpNet>,
+    pub roll: Arc<Roll>,
 }
 
 pub(super) struct Writer {
@@ -71,6 +75,8 @@ pub(super) struct Writer {
     cuts: HashMap<Flow, Cut>,
     /// Sources whose ceilings the kernel raises.
     raised: HashMap<Source, Standing>,
+    /// Accounts of consumers; none without a kernel.
+    accounts: Accounts,
     pub failures: u64,
     pub last_failure: Option<String>,
 }
@@ -89,6 +95,7 @@ impl Writer {
             applied: HashMap::new(),
             cuts: HashMap::new(),
             raised: HashMap::new(),
+            accounts: Accounts::new(0, 0),
             failures: 0,
             last_failure: None,
         }
@@ -96,6 +103,7 @@ impl Writer {
 
     /// Takes another kernel's maps, or none; the new ones are empty unless `held` says what is in them.
     pub fn adopt(&mut self, kernel: Option<Maps>, held: Option<Held>) {
+        self.accounts = Accounts::new(kernel.as_ref().map_or(0, Maps::accounts), rand::random());
         self.kernel = kernel;
         self.settings = None;
         self.applied.clear();
@@ -107,6 +115,7 @@ impl Writer {
         if let Some(held) = held {
             (self.ports, self.never_drop, self.deny) = (held.ports, held.never_drop, held.deny);
             self.applied = held.verdicts.into_iter().collect();
+            self.accounts.adopt(held.allowances);
             // Each until it expires.
             self.cuts.extend(held.cuts);
             self.raised = held.raised.into_iter().collect();
@@ -326,6 +335,7 @@ impl Writer {
         self.sync_list(List::NeverDrop);
         self.sync_list(List::Deny);
         self.sync_ports();
+        self.sync_accounts();
         self.sync_settings();
         for operation in plan(&self.desired, &self.applied) {
             self.carry_out(Some(operation));
@@ -494,6 +504,7 @@ mod tests {
             ports: vec![],
             never_drop: vec![],
             deny: vec![],
+            roll: Arc::default(),
         };
         let mut writer = Writer::new(standings.clone(), wanted.clone());
         writer.want(wanted);

@@ -20,6 +20,8 @@ const OFFENCES_WAITING_MAX: usize = 4_096;
 const GOODS_WAITING_MAX: usize = 16_384;
 /// Notices of other gateways waiting for the control plane.
 const NOTICES_WAITING_MAX: usize = 1_024;
+/// Recognised consumers waiting for the control plane.
+const RECOGNISED_WAITING_MAX: usize = 16_384;
 /// Slots of a worker's table of good answers (a power of two).
 const SLOTS: usize = 1_024;
 /// The first good answers of a visitor are told at once, so that a short visit counts as a neighbour too.
@@ -143,10 +145,20 @@ pub(super) struct GoodTold {
     pub count: u32,
 }
 
+/// Who was recognised on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RecognisedTold {
+    pub flow: Flow,
+    /// The number of the consumer's UUID.
+    pub consumer: u128,
+}
+
 /// What the workers share with the control plane.
 pub(super) struct Desk {
     /// Whether anybody listens: without a ladder a report costs one load.
     pub open: AtomicBool,
+    /// Whether consumers have accounts.
+    pub has_accounts: AtomicBool,
     pub v6_prefix: AtomicU8,
     pub lost_offences: AtomicU64,
     pub lost_goods: AtomicU64,
@@ -155,6 +167,9 @@ pub(super) struct Desk {
     offences: mpsc::Sender<OffenceTold>,
     goods: SyncSender<GoodTold>,
     pub notices: mpsc::Sender<Box<[u8]>>,
+    /// Recognised consumers that found no place.
+    pub lost_recognised: AtomicU64,
+    recognised: mpsc::Sender<RecognisedTold>,
 }
 
 /// The control plane's end.
@@ -164,23 +179,28 @@ pub(super) struct Inbox {
     pub goods: Receiver<GoodTold>,
     /// What other gateways tell, as it came.
     pub notices: mpsc::Receiver<Box<[u8]>>,
+    pub recognised: mpsc::Receiver<RecognisedTold>,
 }
 
 pub(super) fn desk() -> (Arc<Desk>, Inbox) {
     let (offences, offences_in) = mpsc::channel(OFFENCES_WAITING_MAX);
     let (goods, goods_in) = sync_channel(GOODS_WAITING_MAX);
     let (notices, notices_in) = mpsc::channel(NOTICES_WAITING_MAX);
+    let (recognised, recognised_in) = mpsc::channel(RECOGNISED_WAITING_MAX);
     let desk = Desk {
         open: AtomicBool::new(false),
+        has_accounts: AtomicBool::new(false),
         v6_prefix: AtomicU8::new(gateway_common::source::V6_PREFIX),
         lost_offences: AtomicU64::new(0),
         lost_goods: AtomicU64::new(0),
         lost_notices: AtomicU64::new(0),
+        lost_recognised: AtomicU64::new(0),
         offences,
         goods,
         notices,
+        recognised,
     };
-    (Arc::new(desk), Inbox { offences: offences_in, goods: goods_in, notices: notices_in })
+    (Arc::new(desk), Inbox { offences: offences_in, goods: goods_in, notices: notices_in, recognised: recognised_in })
 }
 
 #[derive(Clone, Copy)]
@@ -235,6 +255,22 @@ impl Reporter {
         let mut fresh = Slot { source, identity, quota, untold: 1, told: 0, told_at_ns: now_ns };
         tell(&self.desk, &mut fresh, now_ns);
         *slot = Some(fresh);
+    }
+
+    /// Whether it matters who is recognised on which connection.
+    #[must_use]
+    pub fn has_accounts(&self) -> bool {
+        self.desk.has_accounts.load(Ordering::Relaxed)
+    }
+
+    /// Tells the control plane whose a connection is, by the number of the consumer's UUID. False when there was no room:
+    /// counted, not waited for, and to be told again.
+    pub fn recognised(&mut self, peer: Peer, consumer: u128) -> bool {
+        let told = self.desk.recognised.try_send(RecognisedTold { flow: peer.flow(), consumer }).is_ok();
+        if !told {
+            self.desk.lost_recognised.fetch_add(1, Ordering::Relaxed);
+        }
+        told
     }
 
     /// Tells the control plane of a refused request. Full means counted, not waited for.

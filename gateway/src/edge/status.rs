@@ -19,6 +19,8 @@ use super::{
 };
 use crate::clock::unix_ns;
 
+mod accounts;
+
 /// Verdicts, decisions and samples shown; the rest is counted.
 const SHOWN_MAX: usize = 100;
 const SHOWN_OF_ONE_MAX: usize = 10;
@@ -62,6 +64,7 @@ pub(super) fn status(control: &Control, now_ns: u64) -> Value {
         "raised_sources": control.writer.raised().len(),
         "pressure": pressure(control, &clock),
         "sent": sent(control),
+        "sent_to_consumers": accounts::sent(control),
         "packets": packets(control),
         "connections": connections(control),
         "ladder": {
@@ -181,13 +184,17 @@ fn pressure(control: &Control, clock: &Clock) -> Value {
     })
 }
 
-/// What is known of every source at which one of these identities was seen.
-pub(super) fn why_identity(control: &Control, identities: &[Identity], now_ns: u64) -> Value {
+/// What a consumer was sent, and what is known of every source at which one of its identities was seen.
+pub(super) fn why_consumer(control: &Control, consumer: u128, identities: &[Identity], now_ns: u64) -> Value {
     let mut sources = control.ladder.sources_of(identities);
     // Whoever stands under a verdict first.
     sources.sort_by_key(|source| std::cmp::Reverse(control.writer.desired().get(source).map(|verdict| verdict.rung)));
     let shown = sources.iter().take(SHOWN_OF_ONE_MAX).map(|source| why(control, source.ip(), now_ns));
-    json!({ "sources": sources.len(), "shown": shown.collect::<Vec<_>>() })
+    json!({
+        "sent": accounts::sent_to(control, consumer),
+        "sources": sources.len(),
+        "shown": shown.collect::<Vec<_>>(),
+    })
 }
 
 fn standing(control: &Control, source: Source, now_ns: u64, clock: &Clock) -> Value {

@@ -1,6 +1,6 @@
 //! A policy as the kernel's tables hold it: their sizes, and what is to be in them. Pure; it must not write them.
 
-use gateway_common::map::LIST_ENTRIES_MAX;
+use gateway_common::map::{LIST_ENTRIES_MAX, PAYERS_DEFAULT};
 use ipnet::IpNet;
 
 use super::{
@@ -32,6 +32,8 @@ pub(super) fn sizes(policy: &Policy) -> Sizes {
         verdicts: policy.verdicts_max.max(1),
         verified: policy.gate.as_ref().map_or(LRU_MIN, |gate| gate.verified_max.max(LRU_MIN)),
         egress: policy.egress.as_ref().map_or(LRU_MIN, |egress| egress.sources_max.max(LRU_MIN)),
+        consumers: policy.consumers().map_or(1, |consumers| consumers.consumers_max.max(1)),
+        payers: policy.consumers().map_or(LRU_MIN, |_| PAYERS_DEFAULT),
     }
 }
 
@@ -52,5 +54,6 @@ pub(super) fn wanted(policy: &Policy, vital: &[IpNet], seed: [u64; 2]) -> Wanted
         ports,
         never_drop: IpNet::aggregate(&never_drop),
         deny: IpNet::aggregate(&policy.deny),
+        roll: policy.consumers().map(|consumers| consumers.roll.clone()).unwrap_or_default(),
     }
 }

@@ -63,6 +63,14 @@ pub struct Consumer {
     pub member_of_header: Option<HeaderValue>,
 }
 
+impl Consumer {
+    /// The UUID as a number, by which the edge knows the consumer; zero is nobody.
+    #[must_use]
+    pub fn number(&self) -> u128 {
+        uuid::Uuid::parse_str(&self.id).map_or(0, |id| id.as_u128())
+    }
+}
+
 /// Kong's `keyauth_credentials` entity; the key itself is kept only as its SHA-256.
 #[derive(Debug)]
 pub struct ApiKey {

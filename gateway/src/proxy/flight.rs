@@ -9,6 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use super::exchange::{Exchange, Outcome};
 use super::presence::Serving;
 use super::registry::Registered;
+use super::report;
 use super::worker::{Local, REVOKED, Worker};
 use crate::clock;
 use crate::config::snapshot::{Chain, Protocols, Route, Slot};
@@ -150,6 +151,7 @@ impl Flight {
         let Some(credential) = self.exchange.credential() else { return true };
         let client = &self.exchange.client;
         self.connection.entry.show(credential, client.trusted);
+        report::recognised(self);
         if !self.worker.revoked_since(self.exchange.started_ns, credential) {
             return true;
         }

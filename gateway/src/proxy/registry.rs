@@ -45,7 +45,12 @@ pub struct Entry {
     shown: RefCell<SmallVec<[Arc<str>; 1]>>,
     /// A trusted proxy's: it carries many people.
     shared: Cell<bool>,
+    /// The consumer on whose account the edge was told to put it, and when, monotonic nanoseconds.
+    payer: Cell<(u128, u64)>,
 }
+
+/// After this time the edge is told again: it forgets connections that were quiet while many others were busy.
+const PAYER_NS: u64 = 5_000_000_000;
 
 impl Entry {
     /// What is asked; `waker` is woken when that changes.
@@ -86,6 +91,18 @@ impl Entry {
             shown.remove(0);
         }
         shown.push(Arc::clone(credential));
+    }
+
+    /// Whether the edge knows that it is on this consumer's account.
+    #[must_use]
+    pub fn is_on_account_of(&self, consumer: u128, now_ns: u64) -> bool {
+        let (payer, told_ns) = self.payer.get();
+        payer == consumer && now_ns.saturating_sub(told_ns) < PAYER_NS
+    }
+
+    /// The edge was told so.
+    pub fn put_on_account_of(&self, consumer: u128, now_ns: u64) {
+        self.payer.set((consumer, now_ns));
     }
 
     /// Closes the connection now, with a reset. True when that is new.
@@ -162,6 +179,7 @@ impl Registry {
             waker: RefCell::default(),
             shown: RefCell::default(),
             shared: Cell::new(false),
+            payer: Cell::default(),
         });
         self.entries.borrow_mut().insert(id, Rc::clone(&entry));
         Rc::new(Registered { registry: Rc::clone(self), id, entry, lines: Rc::clone(&self.lines) })
@@ -254,6 +272,19 @@ mod tests {
         assert_eq!(registry.revoke(|id| id == "one"), 0);
         assert_eq!(registry.revoke(|id| id == "two"), 1);
         drop(serving);
+    }
+
+    #[test]
+    fn an_account_is_told_once_a_consumer_and_again_after_a_while() {
+        let registry = Rc::new(Registry::default());
+        let (_, registered) = entry(&registry);
+        let entry = &registered.entry;
+        assert!(!entry.is_on_account_of(1, 9));
+        entry.put_on_account_of(1, 9);
+        assert!(entry.is_on_account_of(1, 8 + PAYER_NS) && !entry.is_on_account_of(2, 10));
+        assert!(!entry.is_on_account_of(1, 9 + PAYER_NS));
+        entry.put_on_account_of(2, 20);
+        assert!(!entry.is_on_account_of(1, 21), "the latest one's");
     }
 
     #[test]

@@ -98,6 +98,23 @@ pub fn tell(flight: &Flight, reply: Option<&Reply>, now_ns: u64) {
     );
 }
 
+/// Tells the edge whose the connection is, when consumers have accounts there: at once when that changes, else now and then.
+/// An anonymous consumer is nobody in particular, and changes nothing.
+pub fn recognised(flight: &Flight) {
+    let Some(edge) = &flight.worker.edge else { return };
+    let mut reporter = edge.reporter.borrow_mut();
+    if !reporter.has_accounts() {
+        return;
+    }
+    let consumer = flight.exchange.consumer().and_then(|index| flight.local.snapshot.identities.consumer(index));
+    let (Some(consumer), Exchange { client, started_ns, .. }) = (consumer, &flight.exchange) else { return };
+    let (number, entry) = (consumer.number(), &flight.connection.entry);
+    let peer = Peer { address: client.peer, local_port: client.local_port };
+    if !entry.is_on_account_of(number, *started_ns) && reporter.recognised(peer, number) {
+        entry.put_on_account_of(number, *started_ns);
+    }
+}
+
 /// Counts what the parser refused, and tells the edge: there is no request to blame, only a source.
 pub fn unparsed(worker: &Worker, client: Client, refusal: Refusal) {
     let reply = refusal.reply();

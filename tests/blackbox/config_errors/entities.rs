@@ -265,6 +265,26 @@ gateway:
         ],
     },
     Case {
+        what: "ceilings of consumers",
+        text: r#"_format_version: "3.0"
+consumer_groups:
+- { name: gold }
+- { name: silver }
+consumers:
+- { username: ann, groups: [gold] }
+gateway:
+  edge:
+    egress:
+      consumer_bytes: §{ burst: 1 }
+      consumers_max: §5
+      groups:
+        gold: { per_second: §0 }
+        §sliver: { per_second: 1000, §bytes: 1 }
+        silver: §1000
+"#,
+        words: &["`per_second`", "consumers_max", "per_second", "did you mean `silver`?", "`bytes`", "a map"],
+    },
+    Case {
         what: "the edge's lists against each other",
         text: r#"_format_version: "3.0"
 gateway:

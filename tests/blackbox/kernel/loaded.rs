@@ -58,6 +58,9 @@ impl Loaded {
             .map_max_entries(name::VERDICTS, 1_024)
             .map_max_entries(name::VERIFIED, 1_024)
             .map_max_entries(name::EGRESS, 1_024)
+            .map_max_entries(name::PAYERS, 1_024)
+            .map_max_entries(name::ALLOWANCES, 16)
+            .map_max_entries(name::SPENT, 16)
             .load_file(OBJECT)
             .expect("the object loads");
         let program: &mut Xdp =

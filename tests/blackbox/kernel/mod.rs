@@ -1,6 +1,7 @@
 //! The kernel program as it is checked in: judged frame by frame, and attached in namespaces of the tests' own.
 
 mod abuse;
+mod bandwidth;
 // The benchmark uses the rest of it.
 #[allow(dead_code)]
 mod bare;
