@@ -32,7 +32,6 @@ use crate::proxy::worker::{EdgeLink, Worker};
 use crate::telemetry::metrics::{self, Registry};
 use crate::telemetry::writer::LogWriter;
 use crate::upstreams::probe;
-use crate::watch;
 
 /// How to run.
 #[derive(Debug)]
@@ -216,7 +215,7 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     tokio::spawn(probe::run(move || Arc::clone(&probed.running.current().groups)));
     let remote = Arc::clone(&app.shared);
     tokio::spawn(async move { remote.remote.sources.run(&remote.remote.calls).await });
-    let mut changes = watch_without_privileges(app.running.paths())?;
+    let mut changes = process::watch_without_privileges(app.running.paths())?;
     // Who is told that everything listens may send a signal at once, which would end a process that does not expect it.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -270,15 +269,6 @@ async fn control(app: Arc<App>, options: &Options, drain: Drain, threads: Vec<Th
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// The watcher's thread inherits from the one that starts it.
-fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes> {
-    let watch = || {
-        privileges::of_files();
-        watch::paths(paths)
-    };
-    std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl App {

@@ -1,4 +1,8 @@
-//! The process as the system sees it: its descriptors and its memory. Nothing here knows the gateway.
+//! The process as the system sees it: its descriptors, its memory and its threads. Nothing here knows the gateway.
+
+use std::path::PathBuf;
+
+use crate::{privileges, watch};
 
 /// Allows as many descriptors as the system grants.
 pub fn raise_descriptor_limit() {
@@ -16,4 +20,16 @@ pub fn rss_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or_default()
+}
+
+/// Watches files and folders; the watcher's thread inherits from the one that starts it, which gives its privileges up.
+///
+/// # Errors
+/// The system's.
+pub fn watch_without_privileges(paths: &[PathBuf]) -> anyhow::Result<watch::Changes> {
+    let watch = || {
+        privileges::of_files();
+        watch::paths(paths)
+    };
+    std::thread::scope(|scope| scope.spawn(watch).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
