@@ -89,10 +89,10 @@ fn open(address: SocketAddr, port: Port) -> std::io::Result<Socket> {
     let socket = socket(address, port)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it. Without it small answers wait for acknowledgements.
-    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     if !port.udp {
+        // Accepted sockets inherit it. Without it small answers wait for acknowledgements.
+        socket.set_tcp_nodelay(true)?;
         socket.listen(BACKLOG)?;
     }
     Ok(socket)
