@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -110,6 +111,8 @@ impl Directory {
     /// It accepts connections and answers nothing any more.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // Until it has stopped it may still answer.
+        waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("the child is ours");
     }
 
     /// It goes on.
@@ -118,8 +121,12 @@ impl Directory {
     }
 
     fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the child is ours");
+    }
+
+    fn pid(&self) -> Pid {
         let pid = self.child.as_ref().expect("it runs").0.id();
-        kill(Pid::from_raw(i32::try_from(pid).expect("process ids fit")), signal).expect("the child is ours");
+        Pid::from_raw(i32::try_from(pid).expect("process ids fit"))
     }
 
     /// The names that have asked to bind since it was started, as it writes them.

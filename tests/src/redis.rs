@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -108,6 +109,8 @@ impl Redis {
     /// It accepts connections and answers nothing any more.
     pub fn pause(&self) {
         self.signal(Signal::SIGSTOP);
+        // Until it has stopped it may still answer.
+        waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("the child is ours");
     }
 
     /// It goes on.
@@ -116,8 +119,12 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the child is ours");
+    }
+
+    fn pid(&self) -> Pid {
         let pid = self.child.as_ref().expect("it runs").id();
-        kill(Pid::from_raw(i32::try_from(pid).expect("process ids fit")), signal).expect("the child is ours");
+        Pid::from_raw(i32::try_from(pid).expect("process ids fit"))
     }
 
     /// What it answers to a command, one line a value; an array's head is left out.
