@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// costs few system calls, and whoever stops taking them holds no more than it has taken.
 const READ_BYTES_MIN: usize = 16 * 1024;
 const READ_BYTES_MORE: (usize, usize) = (64 * 1024, 32 * 1024);
-const READ_BYTES_MAX: (usize, usize) = (256 * 1024, 256 * 1024);
+const READ_BYTES_MAX: (usize, usize) = (256 * 1024, 512 * 1024);
 /// A write buffer above this size is freed after use, bytes.
 const WRITE_BYTES_KEPT: usize = 64 * 1024;
 
