@@ -13,7 +13,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// costs few system calls, and whoever stops taking them holds no more than it has taken.
 const READ_BYTES_MIN: usize = 16 * 1024;
 const READ_BYTES_MORE: (usize, usize) = (64 * 1024, 32 * 1024);
-const READ_BYTES_MAX: (usize, usize) = (256 * 1024, 512 * 1024);
+const READ_BYTES_MAX: (usize, usize) = (256 * 1024, 256 * 1024);
+/// Connections of a worker that may have the largest buffers: what many slow readers hold together is bounded.
+const LARGEST_MAX: u32 = 12;
 /// A write buffer above this size is freed after use, bytes.
 const WRITE_BYTES_KEPT: usize = 64 * 1024;
 
@@ -21,6 +23,31 @@ thread_local! {
     // One of each suffices: a buffer is taken when bytes can move and comes back as soon as it is empty.
     static SPARE_READ: Cell<Option<BytesMut>> = const { Cell::new(None) };
     static SPARE_WRITE: Cell<Option<Vec<u8>>> = const { Cell::new(None) };
+}
+
+/// The right to a buffer of the largest size.
+#[derive(Debug)]
+struct Largest(());
+
+thread_local! {
+    static LARGEST: Cell<u32> = const { Cell::new(0) };
+}
+
+impl Largest {
+    fn take() -> Option<Self> {
+        let taken = LARGEST.get();
+        (taken < LARGEST_MAX).then(|| {
+            LARGEST.set(taken + 1);
+            Largest(())
+        })
+    }
+}
+
+impl Drop for Largest {
+    fn drop(&mut self) {
+        // At the end of the thread nobody counts any more.
+        let _ = LARGEST.try_with(|taken| taken.set(taken.get().saturating_sub(1)));
+    }
 }
 
 /// An empty write buffer.
@@ -43,6 +70,7 @@ pub(super) struct ReadBuffer {
     bytes: BytesMut,
     /// Bytes of the latest reads that each filled all the room there was.
     run: usize,
+    largest: Option<Largest>,
 }
 
 impl ReadBuffer {
@@ -86,8 +114,16 @@ impl ReadBuffer {
     }
 
     fn make_room(&mut self) {
-        let sizes = [READ_BYTES_MAX, READ_BYTES_MORE];
-        let size = sizes.into_iter().find(|(_, from)| self.run >= *from).map_or(READ_BYTES_MIN, |(size, _)| size);
+        if self.run < READ_BYTES_MAX.1 {
+            self.largest = None;
+        } else if self.largest.is_none() {
+            self.largest = Largest::take();
+        }
+        let size = match &self.largest {
+            Some(_) => READ_BYTES_MAX.0,
+            None if self.run >= READ_BYTES_MORE.1 => READ_BYTES_MORE.0,
+            None => READ_BYTES_MIN,
+        };
         let wanted = size / 2;
         // Reclaims the memory of what was handed out, if all of that is gone.
         if self.bytes.try_reclaim(wanted) {
