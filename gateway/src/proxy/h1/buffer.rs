@@ -109,7 +109,11 @@ impl ReadBuffer {
     pub fn rest(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             let spare = std::mem::take(&mut self.bytes);
-            let _ = SPARE_READ.try_with(|slot| slot.set(Some(spare)));
+            self.largest = None;
+            // One of the largest is not for those without the right to it.
+            if spare.capacity() <= READ_BYTES_MORE.0 {
+                let _ = SPARE_READ.try_with(|slot| slot.set(Some(spare)));
+            }
         }
     }
 
@@ -125,18 +129,51 @@ impl ReadBuffer {
             None => READ_BYTES_MIN,
         };
         let wanted = size / 2;
-        // Reclaims the memory of what was handed out, if all of that is gone.
-        if self.bytes.try_reclaim(wanted) {
+        if self.reclaims(wanted) {
             return;
         }
         if self.bytes.is_empty() {
             self.bytes = SPARE_READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
-            if self.bytes.try_reclaim(wanted) {
+            if self.reclaims(wanted) {
                 return;
             }
         }
         let mut larger = BytesMut::with_capacity(size.max(self.bytes.len() + wanted));
         larger.extend_from_slice(&self.bytes);
         self.bytes = larger;
+    }
+
+    /// Reclaims the memory of what was handed out, if all of that is gone and it is no more than this connection may have.
+    fn reclaims(&mut self, wanted: usize) -> bool {
+        self.bytes.try_reclaim(wanted) && (self.largest.is_some() || self.bytes.capacity() <= READ_BYTES_MORE.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fast() -> ReadBuffer {
+        let mut buffer = ReadBuffer { run: READ_BYTES_MAX.1, ..ReadBuffer::default() };
+        buffer.make_room();
+        buffer
+    }
+
+    #[test]
+    fn few_have_the_largest_buffers_and_hand_them_to_nobody_without_the_right() {
+        let mut large: Vec<ReadBuffer> = (0..LARGEST_MAX).map(|_| fast()).collect();
+        assert!(large.iter().all(|one| one.bytes.capacity() == READ_BYTES_MAX.0));
+        assert_eq!(fast().bytes.capacity(), READ_BYTES_MORE.0);
+        // Who pauses gives the buffer up with the right.
+        let mut slow = large.pop().expect("there are some");
+        slow.run = 0;
+        slow.make_room();
+        assert_eq!(slow.bytes.capacity(), READ_BYTES_MIN);
+        let mut next = fast();
+        assert_eq!(next.bytes.capacity(), READ_BYTES_MAX.0);
+        next.rest();
+        let mut idle = ReadBuffer::default();
+        idle.make_room();
+        assert_eq!(idle.bytes.capacity(), READ_BYTES_MIN);
     }
 }
