@@ -6,12 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::deadline::eventually;
+use crate::process;
 use crate::process::Output;
 use crate::tls::Pair;
 
@@ -110,23 +108,12 @@ impl Directory {
 
     /// It accepts connections and answers nothing any more.
     pub fn pause(&self) {
-        self.signal(Signal::SIGSTOP);
-        // Until it has stopped it may still answer.
-        waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED)).expect("the child is ours");
+        process::pause(&self.child.as_ref().expect("it runs").0);
     }
 
     /// It goes on.
     pub fn resume(&self) {
-        self.signal(Signal::SIGCONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("the child is ours");
-    }
-
-    fn pid(&self) -> Pid {
-        let pid = self.child.as_ref().expect("it runs").0.id();
-        Pid::from_raw(i32::try_from(pid).expect("process ids fit"))
+        process::resume(&self.child.as_ref().expect("it runs").0);
     }
 
     /// The names that have asked to bind since it was started, as it writes them.

@@ -7,6 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
 use crate::deadline::holds_within;
 
 /// How a run of the binary ended.
@@ -15,6 +19,22 @@ pub struct Exit {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
+}
+
+/// The child keeps its sockets and does nothing any more.
+pub fn pause(child: &Child) {
+    kill(pid(child), Signal::SIGSTOP).expect("the child is ours");
+    // Until it has stopped it may still answer.
+    waitpid(pid(child), Some(WaitPidFlag::WUNTRACED)).expect("the child is ours");
+}
+
+/// It goes on.
+pub fn resume(child: &Child) {
+    kill(pid(child), Signal::SIGCONT).expect("the child is ours");
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("process ids fit"))
 }
 
 /// What a process said so far, read by threads so that it never waits for a reader.
